@@ -1,0 +1,112 @@
+#include "format/error.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#define MESSAGE_MAX 65536
+#define WRAP_MAX    2048
+#define HINT_MAX    1024
+
+static _Thread_local char message[MESSAGE_MAX] = "no error";
+static _Thread_local char hint[HINT_MAX];
+static _Thread_local unsigned dropped;
+
+int error_set(int code, const char *fmt, ...)
+{
+    va_list ap;
+
+    va_start(ap, fmt);
+    vsnprintf(message, WRAP_MAX, fmt, ap);
+    va_end(ap);
+    hint[0] = '\0';
+    dropped = 0;
+    return code;
+}
+
+int error_wrap(int code, const char *fmt, ...)
+{
+    char prefix[WRAP_MAX];
+    va_list ap;
+
+    va_start(ap, fmt);
+    vsnprintf(prefix, sizeof(prefix) - 2, fmt, ap);
+    va_end(ap);
+    memcpy(prefix + strlen(prefix), ": ", 3);
+    size_t n = strlen(prefix), len = strlen(message);
+    if (len >= MESSAGE_MAX - n) {
+        len = MESSAGE_MAX - n - 1;
+    }
+    memmove(message + n, message, len);
+    message[n + len] = '\0';
+    memcpy(message, prefix, n);
+    return code;
+}
+
+int error_detail(int code, const char *fmt, ...)
+{
+    size_t len = strlen(message), room = MESSAGE_MAX - len;
+    va_list ap;
+
+    /* The last WRAP_MAX bytes are kept for the count of dropped lines. */
+    if (dropped || room < 2 * WRAP_MAX) {
+        char *last = dropped ? strrchr(message, '\n') : NULL;
+        size_t at = last ? (size_t)(last - message) : len;
+        snprintf(message + at, MESSAGE_MAX - at, "\n  ... and %u more", ++dropped);
+        return code;
+    }
+    memcpy(message + len, "\n  ", 4);
+    va_start(ap, fmt);
+    vsnprintf(message + len + 3, WRAP_MAX - 3, fmt, ap);
+    va_end(ap);
+    return code;
+}
+
+int error_hint(int code, const char *fmt, ...)
+{
+    va_list ap;
+
+    va_start(ap, fmt);
+    vsnprintf(hint, sizeof(hint), fmt, ap);
+    va_end(ap);
+    return code;
+}
+
+const char *error_message(void)
+{
+    return message;
+}
+
+const char *error_hint_text(void)
+{
+    return hint[0] ? hint : NULL;
+}
+
+const char *error_name(int code)
+{
+    switch ((enum error_code)code) {
+    case E_NOTFOUND:
+        return "NOTFOUND";
+    case E_EXISTS:
+        return "EXISTS";
+    case E_INVALID:
+        return "INVALID";
+    case E_CORRUPT:
+        return "CORRUPT";
+    case E_CONFLICT:
+        return "CONFLICT";
+    case E_LIMIT:
+        return "LIMIT";
+    case E_UNSUPPORTED:
+        return "UNSUPPORTED";
+    case E_IO:
+        return "IO";
+    case E_NOMEM:
+        return "NOMEM";
+    case E_DEVICE:
+        return "DEVICE";
+    case E_INTERRUPTED:
+        return "INTERRUPTED";
+    }
+    return "IO";
+}

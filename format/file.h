@@ -1,0 +1,95 @@
+/*
+ * Every file system call of the program (but those that libgit2 and sqlite make): one place to
+ * inject faults, to follow the rules (no symlink is followed on writing; what appears, appears
+ * whole and synced) and to word errors: "<path>: <strerror>". ENOENT is E_NOTFOUND, EEXIST
+ * E_EXISTS, the rest E_IO.
+ */
+#ifndef FORMAT_FILE_H
+#define FORMAT_FILE_H
+
+#include "format/interrupt.h"
+#include "format/snapshot.h"
+
+#define AUTO_FD(name) __attribute__((cleanup(fd_release))) int name = -1
+void fd_release(int *fd);
+
+/* A regular file (symlinks followed), open for reading, and its size. E_INVALID for anything else;
+   never blocks on a FIFO. */
+MUST_CHECK int file_open(int *out_fd, uint64_t *out_bytes, const char *path);
+
+/* Exactly `len` bytes at `offset`, retried over EINTR; E_IO where the file is shorter. `path` words
+ * the error. */
+MUST_CHECK int file_read_at(int fd, void *data, size_t len, uint64_t offset, const char *path);
+MUST_CHECK int
+file_write_at(int fd, const void *data, size_t len, uint64_t offset, const char *path);
+
+/* A whole regular file; E_LIMIT above `limit` bytes (before memory is taken); E_IO where it changes
+   size while it is read. */
+MUST_CHECK int file_read(struct buf *out, const char *path, uint64_t limit);
+
+/* To the end of `fd` (a pipe), at most `limit` bytes. */
+MUST_CHECK int fd_read_all(struct buf *out, int fd, uint64_t limit, const char *path);
+MUST_CHECK int fd_write_all(int fd, const void *data, size_t len, const char *path);
+
+/* Copy a range between two open files: reflink where both sides allow it, else in the kernel, else
+   by hand. *cloned_bytes (may be NULL) grows by what was reflinked. */
+MUST_CHECK int file_copy_range(
+    int from,
+    uint64_t from_offset,
+    int to,
+    uint64_t to_offset,
+    uint64_t len,
+    uint64_t *cloned_bytes,
+    const char *path
+);
+
+/* fsync a file or a directory by path. */
+MUST_CHECK int path_sync(const char *path);
+
+/* Replace or create `path` whole: temporary sibling, fsync, rename, fsync of the directory. */
+MUST_CHECK int file_write(const char *path, struct bytes data);
+
+/* mkdir -p; every directory that was made and its parent is synced. */
+MUST_CHECK int dir_make(const char *path);
+
+/* Remove a tree, symlinks as links. Nothing there: 0. */
+MUST_CHECK int tree_remove(const char *path);
+
+/* True where `path` is a directory that holds `name` as a regular file. */
+bool dir_has(const char *path, const char *name);
+
+/*
+ * The files of an adapter directory: which are taken is peft_takes_file(), `all`, and the rules of
+ * DIR/.veraignore (gitignore syntax; a rule that matches decides, "!" takes a file that would be
+ * left out). Symlinks to regular files are followed, symlinked directories and loops are left out
+ * and named. E_INVALID, listing all: devices, sockets and FIFOs, paths that path_check() refuses,
+ * and with `all` empty directories. E_LIMIT, E_NOTFOUND, E_IO. The directory's own name is no part
+ * of it.
+ */
+MUST_CHECK int
+adapter_files_read(struct adapter_files *out, const char *dir, bool all, struct progress *progress);
+
+/*
+ * A directory that appears whole or not at all: files are written into a sibling of `target`,
+ * synced, and renamed to it at the end. Released without outdir_commit(): removed, nothing was
+ * there.
+ */
+struct outdir {
+    char *target;
+    char *staging; /* sibling of target, mode 0700 until the end */
+    bool replace;
+};
+
+#define AUTO_OUTDIR(name) __attribute__((cleanup(outdir_release))) struct outdir name = {0}
+
+/* E_EXISTS unless `target` is new or an empty directory; with `force` what is there is replaced at
+ * the end. */
+MUST_CHECK int outdir_begin(struct outdir *out, const char *target, bool force);
+/* Create a new file under the staging directory, and its folders. path_check() rules `path`. */
+MUST_CHECK int outdir_create(int *out_fd, struct outdir *out, const char *path);
+MUST_CHECK int outdir_write(struct outdir *out, const char *path, struct bytes data);
+/* Sync everything, rename, sync the parent. */
+MUST_CHECK int outdir_commit(struct outdir *out);
+void outdir_release(struct outdir *out);
+
+#endif

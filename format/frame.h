@@ -1,0 +1,70 @@
+/*
+ * A frame holds one payload, compressed. How it does so may be replaced by something better for new
+ * commits: a frame is no part of a snapshot's identity. Integers are little-endian.
+ *
+ *   OFFSET  SIZE  FIELD
+ *        0     4  magic "VFRM"
+ *        4     1  version, 1
+ *        5     1  codec: 0 raw, 1 planes
+ *        6     1  depth: 0, a whole frame
+ *        7     1  number of bases, 0 to 2: 0 in a whole frame
+ *        8     8  payload, bytes
+ *       16    32  payload, SHA-256
+ *       48  32*n  payload SHA-256 of each base
+ *        +        body, by codec; the frame ends with it
+ *
+ * Codec 1 (byte planes): the vectors' values are put together by group and width, each byte
+ * position of a value becomes a plane, each plane is stored as the smaller of raw and one zstd
+ * frame (see frame.c's byte table in docs/format.md).
+ */
+#ifndef FORMAT_FRAME_H
+#define FORMAT_FRAME_H
+
+#include "format/digest.h"
+#include "format/safetensors.h"
+
+enum frame_group { FRAME_GROUP_D, FRAME_GROUP_OTHER };
+
+/* How the payload's bytes divide: in payload order, covering it. */
+struct frame_vector {
+    uint64_t bytes;
+    unsigned width; /* bytes of a value: 1, 2, 4, 8; bytes is a multiple of it */
+    enum frame_group group;
+};
+
+struct frame_info {
+    unsigned codec; /* "raw", "planes": frame_codec_name() */
+    unsigned depth;
+    unsigned base_count;
+    uint64_t payload_bytes;
+    struct digest payload;
+    struct digest bases[2];
+};
+
+const char *frame_codec_name(unsigned codec);
+
+/* Encode, then decode and compare (an encoder that lies never gets to disk). `digest` is the
+ * payload's. */
+MUST_CHECK int frame_encode(
+    struct buf *out,
+    struct bytes payload,
+    const struct digest *digest,
+    const struct frame_vector *vectors,
+    size_t count
+);
+
+/* The header alone. E_CORRUPT; E_UNSUPPORTED for a newer version or codec; E_LIMIT. */
+MUST_CHECK int frame_inspect(struct frame_info *out, struct bytes frame);
+
+/* The payload, its digest checked against the header's. `vectors` must be those that it was encoded
+   with (they follow from the layout), else E_CORRUPT. Memory: the payload's size, which is checked
+   against the vectors' sum before it is taken, and one plane. */
+MUST_CHECK int
+frame_decode(struct buf *out, struct bytes frame, const struct frame_vector *vectors, size_t count);
+
+/* The vectors of an adapter's payload: every tensor of the table but A and B
+ *("base_model.vera_A/B"). out is owned by the caller (free). */
+MUST_CHECK int
+frame_vectors(struct frame_vector **out, size_t *out_count, const struct safetensors *layout);
+
+#endif

@@ -1,0 +1,28 @@
+/* Every bound on what a file may claim, checked before memory is taken. Above it: E_LIMIT. */
+#ifndef FORMAT_LIMITS_H
+#define FORMAT_LIMITS_H
+
+#define KIB (UINT64_C(1) << 10)
+#define MIB (UINT64_C(1) << 20)
+#define GIB (UINT64_C(1) << 30)
+
+#define LIMIT_SAFETENSORS_HEADER UINT64_C(25000000) /* bytes of JSON; huggingface_hub's own limit  \
+                                                     */
+#define LIMIT_TENSORS            UINT64_C(1000000)  /* in one safetensors file */
+#define LIMIT_JSON_DEPTH         128                /* serde_json's */
+#define LIMIT_JSON_KEYS          UINT64_C(4000000)  /* of all objects that are open at once */
+#define LIMIT_CONFIG             (16 * MIB)         /* adapter_config.json, config.json */
+#define LIMIT_INDEX              (64 * MIB)         /* model.safetensors.index.json */
+#define LIMIT_TEXT               (64 * MIB)         /* manifest, recipe, pin */
+#define LIMIT_SMALL_FILE         (64 * MIB)         /* other files; larger ones need --all */
+#define LIMIT_FILE               (2 * GIB)          /* any file that is stored, adapter included */
+#define LIMIT_FILES              UINT64_C(10000)    /* in one adapter directory */
+#define LIMIT_PATH               4096               /* bytes of a path inside an adapter */
+#define LIMIT_PATH_DEPTH         64                 /* folders */
+#define LIMIT_RANK               UINT64_C(1048576)
+#define LIMIT_FEATURES           (UINT64_C(1) << 31) /* in or out of one module */
+#define LIMIT_BASIS_VALUES       (UINT64_C(1) << 28) /* values of A, and of B */
+#define LIMIT_SHARDS             UINT64_C(10000)
+#define LIMIT_FRAME_DEPTH        64 /* a reader's; the writer stops at 32 */
+
+#endif

@@ -1,0 +1,232 @@
+/*
+ * The repository: a bare git repository in DIR/.vera, through libgit2.
+ *
+ * A version is a commit whose tree holds a snapshot's parts (docs/format.md). P3: every object is
+ * written and synced first; moving the ref by compare-and-swap is the commit. P4: plain git,
+ * everything reachable from a ref through trees. P5: what store_load() returns was hashed and
+ * compared.
+ *
+ * One `struct store` per thread. Writers hold a shared lock on .vera/vera.lock for the time of one
+ * operation; it dies with its process.
+ */
+#ifndef STORE_STORE_H
+#define STORE_STORE_H
+
+#include <time.h>
+
+#include "format/interrupt.h"
+#include "format/snapshot.h"
+
+struct commit_id {
+    uint8_t bytes[20];
+};
+#define COMMIT_HEX_SIZE 41
+void commit_hex(char out[COMMIT_HEX_SIZE], const struct commit_id *id);
+bool commit_equal(const struct commit_id *a, const struct commit_id *b);
+
+struct store;
+#define AUTO_STORE(name) __attribute__((cleanup(store_release))) struct store *name = NULL
+
+/* Create DIR/.vera (DIR and its parents too): bare, branch main, core.logAllRefUpdates, core.fsync
+   all 256 fan-out directories there and synced. It appears whole. E_EXISTS where there is one.
+   *out_path: its absolute path, owned by the caller. */
+MUST_CHECK int store_init(char **out_path, const char *dir);
+
+/* The repository named by `vera_repo` (the value of $VERA_REPO, may be NULL or empty: then the
+   nearest .vera/ from `dir` upwards). E_NOTFOUND with a hint (vera init); E_IO for another owner's
+   (hint: safe.directory); E_CORRUPT for what is no repository. Reading needs no write permission
+   anywhere. */
+MUST_CHECK int store_open(struct store **out, const char *dir, const char *vera_repo);
+void store_free(struct store *store);
+void store_release(struct store **store);
+const char *store_path(const struct store *store);
+
+/* Who makes a commit: git's own configuration (user.name, user.email, GIT_AUTHOR_* and
+   GIT_COMMITTER_* of the environment), else the login name and host; never a failure for want of a
+   name. `author` overrides
+   ("Name <mail>" or just a name), NULL for none: E_INVALID where it cannot be a git author. */
+struct identity {
+    char *name, *email;
+};
+MUST_CHECK int store_identity(struct identity *out, struct store *store, const char *author);
+void identity_release(struct identity *identity);
+
+/* A line "Key: value" at the end of the message, as git's trailers. */
+struct trailer {
+    const char *key, *value;
+};
+
+struct commit_request {
+    const struct snapshot *snapshot;
+    const char *branch;  /* NULL: the current one. New: starts at HEAD's tip */
+    const char *message; /* NULL: none was given, a line is made of the snapshot */
+    const char *author;  /* NULL: store_identity() */
+    const struct trailer *trailers;
+    size_t trailer_count;
+    bool allow_empty; /* commit a snapshot that the tip has already */
+};
+
+struct commit_result {
+    struct commit_id commit;
+    uint64_t stored_bytes; /* size on disk of the git objects that are new */
+    struct frame_summary { /* vectors/frame as committed */
+        const char *codec;
+        unsigned depth;
+        uint64_t bytes;
+    } frame;
+    char *branch; /* owned by the caller */
+};
+
+/* E_EXISTS where the branch's tip has this snapshot id: out->commit and out->branch then name that
+   tip (the one case in which `out` is written on failure). E_CONFLICT: another writer moved the
+   branch, or a lock was not free in time. When it returns 0 the version survives a power cut. */
+MUST_CHECK int
+store_commit(struct commit_result *out, struct store *store, const struct commit_request *request);
+
+/* What a commit says of itself. */
+struct version {
+    struct commit_id id;
+    struct digest snapshot;
+    struct commit_id *parents;
+    size_t parent_count;
+    char *author_name, *author_email;
+    time_t time;     /* committer's, seconds since the epoch */
+    int time_offset; /* minutes east of UTC */
+    char *message;   /* without trailing newline, trailers included */
+    struct version_metric {
+        char *name;
+        double value;
+    } * metrics; /* trailers "Metric-NAME: number", in order of appearance */
+    size_t metric_count;
+};
+MUST_CHECK int store_version(struct version *out, struct store *store, const struct commit_id *id);
+void version_release(struct version *version);
+#define AUTO_VERSION(name) __attribute__((cleanup(version_release))) struct version name = {0}
+
+/* The snapshot of a commit, every byte hashed and compared (git's ids, the payload's and the basis'
+   digests, the manifest's where a file is stored as it is). E_CORRUPT naming the object and what it
+   was. */
+MUST_CHECK int store_load(struct snapshot *out, struct store *store, const struct commit_id *id);
+
+/* What a version's frame is and takes, without decoding it. */
+MUST_CHECK int
+store_frame(struct frame_summary *out, struct store *store, const struct commit_id *id);
+
+/* Branch, tag, remote/branch, HEAD, commit id or a unique prefix of 6 digits or more, sha256: and 6
+   to 64 digits (the newest commit that any ref reaches), each with ~n, ^, ^n, @{n} in any sequence.
+   E_NOTFOUND, naming what was not found and the nearest branch or tag; E_INVALID for bad syntax or
+   an ambiguous prefix (listing the candidates). */
+MUST_CHECK int store_resolve(struct commit_id *out, struct store *store, const char *revision);
+
+/* History: commits reachable from the starts, newest first (children before parents). */
+struct history {
+    struct commit_id *commits;
+    size_t count;
+};
+#define AUTO_HISTORY(name) __attribute__((cleanup(history_release))) struct history name = {0}
+/* `starts` NULL: every branch, tag and remote branch. `limit` 0: no limit. */
+MUST_CHECK int store_history(
+    struct history *out,
+    struct store *store,
+    const struct commit_id *starts,
+    size_t start_count,
+    size_t limit
+);
+void history_release(struct history *history);
+
+/* Branches, tags, remote branches, deleted ones. */
+enum ref_kind { REF_BRANCH, REF_TAG, REF_REMOTE, REF_DELETED };
+struct ref {
+    enum ref_kind kind;
+    char *name;              /* "main", "run/1", "origin/main" */
+    struct commit_id commit; /* a tag is peeled */
+    bool current;            /* HEAD is on it */
+    char *upstream;          /* branches: "origin/main" or NULL */
+    char *message;           /* annotated tags: theirs; else NULL */
+    time_t time;             /* deleted: when; else 0 */
+};
+struct refs {
+    struct ref *refs; /* by name; deleted ones newest first */
+    size_t count;
+};
+#define AUTO_REFS(name) __attribute__((cleanup(refs_release))) struct refs name = {0}
+MUST_CHECK int store_refs(struct refs *out, struct store *store, enum ref_kind kind);
+void refs_release(struct refs *refs);
+
+/* The current branch's name (owned by the caller), and its tip; *has_tip false where it is unborn.
+   A detached HEAD (made by git): name NULL. */
+MUST_CHECK int
+store_head(char **out_branch, struct commit_id *tip, bool *has_tip, struct store *store);
+
+/* All of these: E_EXISTS, E_NOTFOUND, E_INVALID (a name that git refuses), E_CONFLICT (moved by
+   another). The reflog gets a line. What a branch or tag pointed to before goes to
+   refs/vera/trash/<time>/<name> where it would be lost. */
+MUST_CHECK int
+store_branch_create(struct store *store, const char *name, const struct commit_id *at);
+MUST_CHECK int store_branch_delete(
+    struct commit_id *was, struct store *store, const char *name
+); /* E_INVALID: the current one */
+MUST_CHECK int store_branch_rename(
+    struct commit_id *at, struct store *store, const char *old_name, const char *new_name
+);
+MUST_CHECK int
+store_switch(struct store *store, const char *branch); /* E_NOTFOUND where there is none */
+MUST_CHECK int store_switch_unborn(
+    struct store *store, const char *branch
+); /* switch -c before the first commit */
+MUST_CHECK int store_tag_create(
+    struct store *store, const char *name, const struct commit_id *at, const char *message
+);
+MUST_CHECK int store_tag_delete(struct commit_id *was, struct store *store, const char *name);
+MUST_CHECK int store_reset(
+    struct commit_id *previous, struct store *store, const struct commit_id *to
+); /* the current branch */
+
+/* basis list: every basis that a commit reachable from any ref stands on. */
+struct store_basis {
+    struct recipe recipe;
+    size_t versions; /* commits that use it */
+};
+struct store_bases {
+    struct store_basis *bases; /* by state, then digest of A, then seed */
+    size_t count;
+};
+MUST_CHECK int store_bases(struct store_bases *out, struct store *store);
+void store_bases_release(struct store_bases *bases);
+
+/* Sizes. */
+struct store_stats {
+    uint64_t versions, snapshots;
+    uint64_t raw_bytes;       /* the files of every version, as they were committed, added up */
+    uint64_t stored_bytes;    /* sizes of all files under .vera */
+    uint64_t allocated_bytes; /* their blocks on disk */
+    struct branch_stats {
+        char *name;
+        uint64_t versions, stored_bytes; /* commits and objects (size on disk) reachable from it */
+    } * branches;
+    size_t branch_count;
+};
+MUST_CHECK int store_stats(struct store_stats *out, struct store *store);
+void store_stats_release(struct store_stats *stats);
+
+/* Read and re-hash everything that any ref (trash and reflog included) reaches. */
+struct fsck_bad {
+    char *object;               /* 40 hex, or a ref's name */
+    char *problem;              /* one line: what it is and what is wrong */
+    struct commit_id *versions; /* commits that it touches */
+    size_t version_count;
+    char **branches; /* branches and tags that reach one of these commits */
+    size_t branch_count;
+};
+struct fsck_report {
+    uint64_t objects, versions, snapshots, refs, bases; /* checked */
+    uint64_t bytes;                                     /* hashed */
+    struct fsck_bad *bad;
+    size_t bad_count;
+};
+/* 0 also where damage was found: the report says so. Bases that are proved are regenerated once
+ * each. */
+MUST_CHECK int store_fsck(struct fsck_report *out, struct store *store, struct progress *progress);
+void fsck_report_release(struct fsck_report *report);
+
+#endif
