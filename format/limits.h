@@ -6,8 +6,7 @@
 #define MIB (UINT64_C(1) << 20)
 #define GIB (UINT64_C(1) << 30)
 
-#define LIMIT_SAFETENSORS_HEADER UINT64_C(25000000) /* bytes of JSON; huggingface_hub's own limit  \
-                                                     */
+#define LIMIT_SAFETENSORS_HEADER UINT64_C(25000000) /* bytes of JSON; the Hub's own limit */
 #define LIMIT_TENSORS            UINT64_C(1000000)  /* in one safetensors file */
 #define LIMIT_JSON_DEPTH         128                /* serde_json's */
 #define LIMIT_JSON_KEYS          UINT64_C(4000000)  /* of all objects that are open at once */

@@ -1,0 +1,70 @@
+#!/bin/sh
+# Installs what the build needs from the distribution's own packages, and only what is missing.
+# The one list of packages: docs/quickstart.sh, tests/run.sh and .ci/run all come here.
+#
+#   sh docs/install.sh           what the build and the tests need
+#   sh docs/install.sh style     what .ci/run needs besides, to check the code's form
+set -eu
+
+# GROUP, Debian's package, and what shows that it is there.
+packages() {
+    cat <<'LIST'
+build gcc             command cc
+build libc6-dev       header  stdio.h
+build meson           command meson
+build ninja-build     command ninja
+build pkg-config      command pkg-config
+build libzstd-dev     library libzstd
+build libgit2-dev     library libgit2
+build libssl-dev      library libcrypto
+build libsqlite3-dev  library sqlite3
+build libcmocka-dev   library cmocka
+build python3         command python3
+build git             command git
+style clang-format    command clang-format
+style universal-ctags command ctags
+LIST
+}
+
+is_there() { # KIND NAME
+    case $1 in
+    command) command -v "$2" ;;
+    library) pkg-config --exists "$2" ;;
+    header) echo "#include <$2>" | cc -E -x c - ;;
+    esac >/dev/null 2>&1 </dev/null
+}
+
+missing() { # GROUP
+    packages | while read -r group package kind name; do
+        [ "$group" = "$1" ] || continue
+        is_there "$kind" "$name" || printf ' %s' "$package"
+    done
+}
+
+stop() {
+    echo "install: $*" >&2
+    exit 1
+}
+
+group=${1:-build}
+need=$(missing "$group")
+[ -n "$need" ] || exit 0
+
+command -v apt-get >/dev/null || stop "no apt-get here; install what Debian calls:$need"
+if [ "$(id -u)" = 0 ]; then
+    sudo=
+elif command -v sudo >/dev/null; then
+    sudo=sudo
+else
+    stop "neither root nor sudo; ask an administrator for: apt-get install$need"
+fi
+
+echo "Installing from the distribution:$need"
+# A list that cannot be refreshed may still do; the install itself decides.
+$sudo apt-get update -qq </dev/null || echo "install: apt-get update failed, trying without" >&2
+# shellcheck disable=SC2086  # one word per package
+$sudo env DEBIAN_FRONTEND=noninteractive \
+    apt-get install -y -qq --no-install-recommends $need </dev/null >/dev/null
+
+still=$(missing "$group")
+[ -z "$still" ] || stop "installed, but not found afterwards:$still"
