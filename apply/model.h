@@ -1,15 +1,20 @@
 /*
- * A base model on disk: one model.safetensors, or shards with model.safetensors.index.json. Only
- * headers are read into memory; weights are read in ranges.
+ * A base model on disk: one model.safetensors, or shards with model.safetensors.index.json (where
+ * both are there, the one file, as Transformers has it). Only headers are read into memory; weights
+ * are read in ranges. Of a shard's tensors those count which the index lists for it.
  */
 #ifndef APPLY_MODEL_H
 #define APPLY_MODEL_H
 
 #include "format/file.h"
 
+#define MODEL_FILE  "model.safetensors"
+#define MODEL_INDEX "model.safetensors.index.json"
+
 struct shard {
     char *file; /* name inside the model's directory */
-    int fd;
+    char *path; /* with the directory: for errors, and to open it again */
+    int fd;     /* -1 where there are too many shards to keep all open */
     uint64_t bytes;
     struct safetensors table;
     struct buf header; /* first 8 + N bytes, verbatim */
@@ -22,24 +27,32 @@ struct model_tensor {
 
 struct model {
     char *dir;
-    struct shard *shards;
+    struct shard *shards; /* in byte order of file */
     size_t shard_count;
-    bool sharded;         /* there is an index */
-    struct buf index;     /* its bytes */
-    struct buf config;    /* config.json, empty where there is none */
-    bool tied_embeddings; /* config.json: tie_word_embeddings */
+    struct model_tensor *tensors; /* in byte order of name */
+    size_t tensor_count;
+    bool sharded;      /* there is an index */
+    struct buf index;  /* its bytes */
+    struct buf config; /* config.json, empty where there is none */
+    /* config.json's tie_word_embeddings; where it says nothing: no lm_head.weight is there */
+    bool tied_embeddings;
 };
 
 #define AUTO_MODEL(name) __attribute__((cleanup(model_release))) struct model name = {0}
 
-/* E_NOTFOUND (no directory, no safetensors in it; hint where there is pytorch_model.bin), E_INVALID
-   (an index that names a missing shard, or a tensor that its shard lacks; a file name that leaves
-   the directory), E_CORRUPT (a shard that is no whole safetensors file), E_LIMIT. */
+/* E_NOTFOUND (no directory, no weights in it), E_UNSUPPORTED (weights in another format, with a
+   hint), E_INVALID (an index that names a missing shard, or a tensor that its shard lacks; a file
+   name that leaves the directory), E_CORRUPT (a shard that is no whole safetensors file), E_LIMIT.
+ */
 MUST_CHECK int model_open(struct model *out, const char *dir);
 void model_release(struct model *model);
 
 /* False where no shard has it. */
 bool model_find(struct model_tensor *out, const struct model *model, const char *name);
+
+/* A descriptor of a shard's file: the one that is kept open, or a new one, which *owner (an
+   AUTO_FD) closes. E_IO where the file is not the one that model_open() read. */
+MUST_CHECK int model_shard_open(int *out_fd, int *owner, const struct model *model, size_t shard);
 
 /* SHA-256 of one tensor's bytes, read in portions. */
 MUST_CHECK int model_digest(

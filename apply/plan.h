@@ -3,9 +3,8 @@
  * before a byte is written (P7): names, the prefix, shapes, dtypes, finiteness, the pin.
  *
  * Names: "base_model.model." stripped, ".weight" added; tried as they are, then with the one
- * leading component
- * ("bert.", "model.", "transformer.") added to or removed from all of them that makes all match;
- * never module by module.
+ * leading component ("bert.", "model.", "transformer.") added to or removed from all of them that
+ * makes all match; never module by module.
  */
 #ifndef APPLY_PLAN_H
 #define APPLY_PLAN_H
@@ -39,6 +38,8 @@ struct plan {
     size_t replacement_count, added_count;
     uint64_t in_max, out_max; /* over the targets */
     enum dtype dtype;         /* of the targets' weights; DTYPE_COUNT where they differ */
+    struct pin pin; /* what the version recorded; its digests are compared while streaming */
+    bool pinned;
     char *prefix; /* what was added ("bert.") to or removed from the adapter's names; "" */
     bool prefix_added;
 };
@@ -47,8 +48,8 @@ struct plan {
 
 /* E_INVALID "matched 63 of 64 modules", listing every module that is missing or of another shape,
    every tensor that has no place, every module with a non-finite vector; E_UNSUPPORTED for a dtype
-   that exact mode cannot read (float64, quantised), naming it, with a pointer to unmerged serving.
- */
+   that exact mode cannot read (float64, quantised), naming it, with a pointer to unmerged serving;
+   E_CONFLICT where a recorded pin has a module in another shape or dtype. */
 MUST_CHECK int
 plan_make(struct plan *out, const struct loaded_adapter *adapter, const struct model *model);
 void plan_release(struct plan *plan);

@@ -24,4 +24,7 @@
 #define LIMIT_SHARDS             UINT64_C(10000)
 #define LIMIT_FRAME_DEPTH        64 /* a reader's; the writer stops at 32 */
 
+/* Header bytes of all shards of a base model together. */
+#define LIMIT_MODEL_HEADERS (256 * MIB)
+
 #endif
