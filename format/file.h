@@ -7,8 +7,13 @@
 #ifndef FORMAT_FILE_H
 #define FORMAT_FILE_H
 
+#include <dirent.h>
+
 #include "format/interrupt.h"
 #include "format/snapshot.h"
+
+/* Word a failed call on `path` from errno, with a hint where the person can do something. */
+MUST_CHECK int file_error(const char *path);
 
 #define AUTO_FD(name) __attribute__((cleanup(fd_release))) int name = -1
 void fd_release(int *fd);
@@ -52,6 +57,21 @@ MUST_CHECK int file_write(const char *path, struct bytes data);
 /* mkdir -p; every directory that was made and its parent is synced. */
 MUST_CHECK int dir_make(const char *path);
 
+/* "<dir>/<name>", owned by the caller. */
+MUST_CHECK int path_join(char **out, const char *dir, const char *name);
+/* What follows the last '/', and the directory that it is in ("." where there is none), owned by
+   the caller. */
+const char *path_name(const char *path);
+MUST_CHECK int path_parent(char **out, const char *path);
+/* A hidden name in `dir` that nobody else has: ".<name>.vera-" and six random letters. */
+MUST_CHECK int path_temporary(char **out, const char *dir, const char *name);
+
+/* fsync all files and directories of a tree that holds nothing else. */
+MUST_CHECK int tree_sync(const char *path);
+
+/* The next entry's name, but "." and "..": valid until the next call, NULL after the last. */
+MUST_CHECK int dir_next(const char **out, DIR *dir, const char *path);
+
 /* Remove a tree, symlinks as links. Nothing there: 0. */
 MUST_CHECK int tree_remove(const char *path);
 
@@ -72,18 +92,21 @@ adapter_files_read(struct adapter_files *out, const char *dir, bool all, struct 
 /*
  * A directory that appears whole or not at all: files are written into a sibling of `target`,
  * synced, and renamed to it at the end. Released without outdir_commit(): removed, nothing was
- * there.
+ * there. The current directory and a mount point cannot be renamed over: there the staging
+ * directory lies inside, and its entries are moved up at the end, one by one.
  */
 struct outdir {
     char *target;
     char *staging; /* sibling of target, mode 0700 until the end */
     bool replace;
+    bool in_place; /* staging lies inside target */
 };
 
 #define AUTO_OUTDIR(name) __attribute__((cleanup(outdir_release))) struct outdir name = {0}
 
-/* E_EXISTS unless `target` is new or an empty directory; with `force` what is there is replaced at
- * the end. */
+/* E_EXISTS unless `target` is new or an empty directory; with `force` a directory that is there is
+   replaced at the end, but for one that holds a repository or the current directory. A symlink to a
+   directory stands for that directory. The parent must exist: E_NOTFOUND. */
 MUST_CHECK int outdir_begin(struct outdir *out, const char *target, bool force);
 /* Create a new file under the staging directory, and its folders. path_check() rules `path`. */
 MUST_CHECK int outdir_create(int *out_fd, struct outdir *out, const char *path);

@@ -1,0 +1,508 @@
+/*
+ * File system calls: open, read, write, copy, sync, remove. See file.h.
+ *
+ * Reads and writes go on over EINTR and short counts; between the portions of a long one the
+ * interrupt flag is asked. What is written whole (file_write) is written to a temporary sibling,
+ * synced, renamed, and the directory synced: after a crash there is the old file or the new one.
+ */
+#define _GNU_SOURCE
+#include "format/file.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <linux/fs.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "format/limits.h"
+
+#define PORTION    ((size_t)16 << 20) /* bytes of one call: what an interrupt waits for */
+#define CLONE_UNIT 4096u              /* reflinks begin and end at blocks */
+#define TREE_DEPTH 256                /* each level holds two descriptors */
+
+int file_error(const char *path)
+{
+    int problem = errno;
+    int code = problem == ENOENT ? E_NOTFOUND : problem == EEXIST ? E_EXISTS : E_IO;
+
+    code = error_set(code, "%s: %s", path, strerror(problem));
+    if (problem == ENOSPC || problem == EDQUOT)
+        return error_hint(code, "free some space there, or choose another place");
+    if (problem == EROFS)
+        return error_hint(code, "this file system is read-only: choose another place");
+    return code;
+}
+
+void fd_release(int *fd)
+{
+    int saved = errno;
+
+    if (*fd >= 0)
+        close(*fd);
+    *fd = -1;
+    errno = saved;
+}
+
+int file_open(int *out_fd, uint64_t *out_bytes, const char *path)
+{
+    AUTO_FD(fd);
+    struct stat status;
+
+    /* Asked before it is opened: opening a device or a FIFO can have effects. */
+    if (stat(path, &status) != 0)
+        return file_error(path);
+    if (!S_ISREG(status.st_mode))
+        return error_set(E_INVALID, "%s: not a regular file", path);
+    fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    if (fd < 0 || fstat(fd, &status) != 0)
+        return file_error(path);
+    if (!S_ISREG(status.st_mode))
+        return error_set(E_INVALID, "%s: not a regular file", path);
+    *out_fd = fd;
+    *out_bytes = (uint64_t)status.st_size;
+    fd = -1;
+    return 0;
+}
+
+/* The range as an off_t that no addition below can leave. */
+static int range_check(uint64_t offset, uint64_t len, const char *path)
+{
+    uint64_t end;
+
+    if (__builtin_add_overflow(offset, len, &end) || end > INT64_MAX)
+        return error_set(E_LIMIT, "%s: offset %" PRIu64 " is out of range", path, offset);
+    return 0;
+}
+
+static size_t portion(uint64_t left)
+{
+    return left < PORTION ? (size_t)left : PORTION;
+}
+
+int file_read_at(int fd, void *data, size_t len, uint64_t offset, const char *path)
+{
+    int err = range_check(offset, len, path);
+
+    for (size_t done = 0; err == 0 && done < len;) {
+        off_t at = (off_t)(offset + done);
+        ssize_t n = pread(fd, (uint8_t *)data + done, portion(len - done), at);
+        if (n < 0 && errno != EINTR)
+            return file_error(path);
+        if (n == 0)
+            return error_set(E_IO, "%s: ends at byte %jd, shorter than it was", path, (intmax_t)at);
+        done += n > 0 ? (size_t)n : 0;
+        if (done < len)
+            err = interrupt_check();
+    }
+    return err;
+}
+
+int file_write_at(int fd, const void *data, size_t len, uint64_t offset, const char *path)
+{
+    int err = range_check(offset, len, path);
+
+    for (size_t done = 0; err == 0 && done < len;) {
+        off_t at = (off_t)(offset + done);
+        ssize_t n = pwrite(fd, (const uint8_t *)data + done, portion(len - done), at);
+        if (n < 0 && errno != EINTR)
+            return file_error(path);
+        done += n > 0 ? (size_t)n : 0;
+        if (done < len)
+            err = interrupt_check();
+    }
+    return err;
+}
+
+int file_read(struct buf *out, const char *path, uint64_t limit)
+{
+    AUTO_BUF(data);
+    AUTO_FD(fd);
+    uint64_t size = 0;
+    uint8_t more;
+
+    int err = file_open(&fd, &size, path);
+    if (err < 0)
+        return err;
+    if (size > limit || size > SIZE_MAX - 1)
+        return error_set(
+            E_LIMIT, "%s: %" PRIu64 " bytes, at most %" PRIu64 " are allowed", path, size, limit
+        );
+    if ((err = buf_reserve(&data, (size_t)size)) < 0 ||
+        (err = file_read_at(fd, data.data, (size_t)size, 0, path)) < 0)
+        return err;
+    data.len = (size_t)size;
+    ssize_t n = pread(fd, &more, 1, (off_t)size);
+    if (n < 0)
+        return file_error(path);
+    if (n > 0)
+        return error_set(E_IO, "%s: grew while it was read", path);
+    *out = buf_take(&data);
+    return 0;
+}
+
+/* Sleep until a descriptor that does not block is ready. */
+static void fd_wait(int fd, short events)
+{
+    struct pollfd wanted = {.fd = fd, .events = events};
+
+    if (errno == EAGAIN)
+        poll(&wanted, 1, -1);
+}
+
+int fd_read_all(struct buf *out, int fd, uint64_t limit, const char *path)
+{
+    AUTO_BUF(data);
+    int err = 0;
+
+    while ((err = interrupt_check()) == 0) {
+        if ((err = buf_reserve(&data, 65536)) < 0)
+            return err;
+        ssize_t n = read(fd, data.data + data.len, 65536);
+        if (n == 0) {
+            *out = buf_take(&data);
+            return 0;
+        }
+        if (n < 0 && errno != EINTR && errno != EAGAIN)
+            return file_error(path);
+        if (n < 0)
+            fd_wait(fd, POLLIN);
+        else if ((data.len += (size_t)n) > limit)
+            return error_set(E_LIMIT, "%s: more than %" PRIu64 " bytes", path, limit);
+    }
+    return err;
+}
+
+int fd_write_all(int fd, const void *data, size_t len, const char *path)
+{
+    int err = 0;
+
+    for (size_t done = 0; err == 0 && done < len;) {
+        ssize_t n = write(fd, (const uint8_t *)data + done, portion(len - done));
+        if (n < 0 && errno != EINTR && errno != EAGAIN)
+            return file_error(path);
+        if (n < 0)
+            fd_wait(fd, POLLOUT);
+        done += n > 0 ? (size_t)n : 0;
+        if (done < len)
+            err = interrupt_check();
+    }
+    return err;
+}
+
+/* A range in flight between two files; `done` of `len` bytes are copied. */
+struct copy {
+    int from, to;
+    uint64_t from_offset, to_offset, len, done;
+};
+
+/* Share the blocks. Whatever goes wrong, the copies below go on and word the error. */
+static void copy_clone(struct copy *copy)
+{
+    uint64_t whole = copy->len - copy->len % CLONE_UNIT;
+    struct file_clone_range range = {
+        .src_fd = copy->from,
+        .src_offset = copy->from_offset,
+        .dest_offset = copy->to_offset,
+        .src_length = whole,
+    };
+
+    if (whole && copy->from_offset % CLONE_UNIT == 0 && copy->to_offset % CLONE_UNIT == 0 &&
+        ioctl(copy->to, FICLONERANGE, &range) == 0)
+        copy->done = whole;
+}
+
+static int copy_in_kernel(struct copy *copy)
+{
+    int err = 0;
+
+    while (copy->done < copy->len && (err = interrupt_check()) == 0) {
+        off_t from = (off_t)(copy->from_offset + copy->done);
+        off_t to = (off_t)(copy->to_offset + copy->done);
+        size_t len = portion(copy->len - copy->done);
+        ssize_t n = copy_file_range(copy->from, &from, copy->to, &to, len, 0);
+        if (n == 0 || (n < 0 && errno != EINTR))
+            break;
+        copy->done += n > 0 ? (uint64_t)n : 0;
+    }
+    return err;
+}
+
+static int copy_by_hand(struct copy *copy, const char *path)
+{
+    AUTO_BUF(block);
+    int err = 0;
+
+    if (copy->done < copy->len)
+        err = buf_reserve(&block, (size_t)1 << 20);
+    while (err == 0 && copy->done < copy->len) {
+        uint64_t left = copy->len - copy->done;
+        size_t len = left < block.cap ? (size_t)left : block.cap;
+        if ((err = file_read_at(copy->from, block.data, len, copy->from_offset + copy->done, path)
+            ) == 0 &&
+            (err = file_write_at(copy->to, block.data, len, copy->to_offset + copy->done, path)) ==
+                0 &&
+            (err = interrupt_check()) == 0)
+            copy->done += len;
+    }
+    return err;
+}
+
+int file_copy_range(
+    int from,
+    uint64_t from_offset,
+    int to,
+    uint64_t to_offset,
+    uint64_t len,
+    uint64_t *cloned_bytes,
+    const char *path
+)
+{
+    struct copy copy = {from, to, from_offset, to_offset, len, 0};
+    int err;
+
+    if ((err = range_check(from_offset, len, path)) < 0 ||
+        (err = range_check(to_offset, len, path)) < 0)
+        return err;
+    copy_clone(&copy);
+    if (cloned_bytes)
+        *cloned_bytes += copy.done;
+    err = copy_in_kernel(&copy);
+    return err < 0 ? err : copy_by_hand(&copy, path);
+}
+
+/* A file system that cannot sync directories says EINVAL. */
+static int fd_sync(int fd, const char *path)
+{
+    while (fsync(fd) != 0) {
+        if (errno == EINVAL)
+            break;
+        if (errno != EINTR)
+            return file_error(path);
+    }
+    return 0;
+}
+
+int path_sync(const char *path)
+{
+    AUTO_FD(fd);
+
+    fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    return fd < 0 ? file_error(path) : fd_sync(fd, path);
+}
+
+int path_join(char **out, const char *dir, const char *name)
+{
+    AUTO_BUF(path);
+    size_t len = strlen(dir);
+
+    int err = buf_printf(&path, "%s%s%s", dir, len && dir[len - 1] == '/' ? "" : "/", name);
+    if (err == 0)
+        *out = (char *)buf_take(&path).data;
+    return err;
+}
+
+const char *path_name(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+
+    return slash ? slash + 1 : path;
+}
+
+int path_parent(char **out, const char *path)
+{
+    size_t len = (size_t)(path_name(path) - path);
+
+    while (len > 1 && path[len - 1] == '/')
+        len--;
+    *out = bytes_dup(len ? (struct bytes){(const uint8_t *)path, len} : text_bytes("."));
+    return *out ? 0 : error_set(E_NOMEM, "out of memory for a path");
+}
+
+int path_temporary(char **out, const char *dir, const char *name)
+{
+    static const char letters[] = "abcdefghijklmnopqrstuvwxyz234567";
+    AUTO_BUF(temporary);
+    uint8_t random[7] = {0};
+
+    if (getrandom(random, 6, 0) != 6)
+        return error_set(E_IO, "the system gives no random numbers: %s", strerror(errno));
+    for (size_t i = 0; i < 6; i++)
+        random[i] = (uint8_t)letters[random[i] % 32];
+    /* The name may be as long as a name can be: the temporary one keeps what fits. */
+    int err = buf_printf(&temporary, ".%.200s.vera-%s", name, (const char *)random);
+    return err < 0 ? err : path_join(out, dir, (const char *)temporary.data);
+}
+
+static int write_new(const char *path, struct bytes data)
+{
+    AUTO_FD(fd);
+
+    fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
+    if (fd < 0)
+        return file_error(path);
+    int err = fd_write_all(fd, data.data, data.len, path);
+    return err < 0 ? err : fd_sync(fd, path);
+}
+
+int file_write(const char *path, struct bytes data)
+{
+    AUTO_FREE(char, parent);
+    AUTO_FREE(char, temporary);
+    int err;
+
+    if ((err = path_parent(&parent, path)) < 0 ||
+        (err = path_temporary(&temporary, parent, path_name(path))) < 0)
+        return err;
+    if ((err = write_new(temporary, data)) == 0) {
+        if (rename(temporary, path) == 0)
+            return path_sync(parent);
+        err = file_error(path);
+    }
+    unlink(temporary);
+    return err;
+}
+
+/* One directory, whose parent is there. */
+static int dir_make_one(const char *path)
+{
+    AUTO_FREE(char, parent);
+    struct stat status;
+
+    if (stat(path, &status) == 0) {
+        errno = ENOTDIR;
+        return S_ISDIR(status.st_mode) ? 0 : file_error(path);
+    }
+    int err = path_parent(&parent, path);
+    if (err < 0)
+        return err;
+    if (mkdir(path, 0777) != 0 && errno != EEXIST)
+        return file_error(path);
+    err = path_sync(path);
+    return err < 0 ? err : path_sync(parent);
+}
+
+int dir_make(const char *path)
+{
+    AUTO_FREE(char, prefix);
+    int err = 0;
+
+    if (!*path)
+        return error_set(E_INVALID, "an empty path is no directory");
+    prefix = bytes_dup(text_bytes(path));
+    if (!prefix)
+        return error_set(E_NOMEM, "out of memory for a path");
+    for (size_t at = 1; err == 0; at++) {
+        char next = prefix[at];
+        if ((next == '/' || !next) && prefix[at - 1] != '/') {
+            prefix[at] = '\0';
+            err = dir_make_one(prefix);
+            prefix[at] = next;
+        }
+        if (!next)
+            break;
+    }
+    return err;
+}
+
+bool dir_has(const char *path, const char *name)
+{
+    AUTO_FREE(char, file);
+    struct stat status;
+
+    return path_join(&file, path, name) == 0 && stat(file, &status) == 0 && S_ISREG(status.st_mode);
+}
+
+/* Trees */
+
+static void dir_release(DIR **dir)
+{
+    if (*dir)
+        closedir(*dir);
+}
+
+/* A directory below `at`, not through a symlink. */
+static int dir_open(DIR **out, int at, const char *name, const char *path)
+{
+    AUTO_FD(fd);
+
+    fd = openat(at, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+    if (!dir)
+        return file_error(path);
+    fd = -1;
+    *out = dir;
+    return 0;
+}
+
+int dir_next(const char **out, DIR *dir, const char *path)
+{
+    const struct dirent *entry;
+
+    do {
+        errno = 0;
+        entry = readdir(dir);
+    } while (entry && (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0));
+    if (!entry && errno)
+        return file_error(path);
+    *out = entry ? entry->d_name : NULL;
+    return 0;
+}
+
+static int tree_remove_at(int at, const char *name, const char *path, unsigned depth)
+{
+    __attribute__((cleanup(dir_release))) DIR *dir = NULL;
+    const char *entry = NULL;
+
+    if (unlinkat(at, name, 0) == 0 || errno == ENOENT)
+        return 0;
+    if (errno != EISDIR && errno != EPERM)
+        return file_error(path);
+    if (depth > TREE_DEPTH)
+        return error_set(E_LIMIT, "%s: folders deeper than %d", path, TREE_DEPTH);
+    int err = dir_open(&dir, at, name, path);
+    while (err == 0 && (err = dir_next(&entry, dir, path)) == 0 && entry)
+        err = tree_remove_at(dirfd(dir), entry, path, depth + 1);
+    if (err == 0 && unlinkat(at, name, AT_REMOVEDIR) != 0 && errno != ENOENT)
+        err = file_error(path);
+    return err;
+}
+
+int tree_remove(const char *path)
+{
+    return tree_remove_at(AT_FDCWD, path, path, 0);
+}
+
+static int tree_sync_at(int at, const char *name, const char *path, unsigned depth)
+{
+    __attribute__((cleanup(dir_release))) DIR *dir = NULL;
+    AUTO_FD(fd);
+    const char *entry = NULL;
+    struct stat status;
+    int err;
+
+    fd = openat(at, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0 || fstat(fd, &status) != 0)
+        return file_error(path);
+    if (S_ISDIR(status.st_mode)) {
+        if (depth > TREE_DEPTH)
+            return error_set(E_LIMIT, "%s: folders deeper than %d", path, TREE_DEPTH);
+        err = dir_open(&dir, at, name, path);
+        while (err == 0 && (err = dir_next(&entry, dir, path)) == 0 && entry)
+            err = tree_sync_at(dirfd(dir), entry, path, depth + 1);
+        if (err < 0)
+            return err;
+    }
+    return (err = interrupt_check()) < 0 ? err : fd_sync(fd, path);
+}
+
+int tree_sync(const char *path)
+{
+    return tree_sync_at(AT_FDCWD, path, path, 0);
+}
