@@ -1,0 +1,205 @@
+/*
+ * The element types by name and size, and conversions between float32 and the two 16-bit types.
+ *
+ * Exact mode needs the same bits whatever a program has set: so nothing here depends on the rounding
+ * mode or on FTZ and DAZ. Rounding is integer arithmetic; the few float operations are exact, and
+ * what they would flush is zero in the result anyway. The conversions have no branches, so that
+ * gcc turns the loops over them into vector code without help.
+ */
+#include "format/dtype.h"
+
+#include <assert.h>
+#include <string.h>
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "elements are little-endian in files");
+
+static const struct {
+    const char *name;
+    unsigned bits;
+} types[DTYPE_COUNT] = {
+    [DTYPE_BOOL] = {"BOOL", 8},
+    [DTYPE_F4] = {"F4", 4},
+    [DTYPE_F6_E2M3] = {"F6_E2M3", 6},
+    [DTYPE_F6_E3M2] = {"F6_E3M2", 6},
+    [DTYPE_U8] = {"U8", 8},
+    [DTYPE_I8] = {"I8", 8},
+    [DTYPE_F8_E5M2] = {"F8_E5M2", 8},
+    [DTYPE_F8_E4M3] = {"F8_E4M3", 8},
+    [DTYPE_F8_E8M0] = {"F8_E8M0", 8},
+    [DTYPE_F8_E4M3FNUZ] = {"F8_E4M3FNUZ", 8},
+    [DTYPE_F8_E5M2FNUZ] = {"F8_E5M2FNUZ", 8},
+    [DTYPE_I16] = {"I16", 16},
+    [DTYPE_U16] = {"U16", 16},
+    [DTYPE_F16] = {"F16", 16},
+    [DTYPE_BF16] = {"BF16", 16},
+    [DTYPE_I32] = {"I32", 32},
+    [DTYPE_U32] = {"U32", 32},
+    [DTYPE_F32] = {"F32", 32},
+    [DTYPE_C64] = {"C64", 64},
+    [DTYPE_F64] = {"F64", 64},
+    [DTYPE_I64] = {"I64", 64},
+    [DTYPE_U64] = {"U64", 64},
+};
+
+int dtype_parse(enum dtype *out, struct bytes name)
+{
+    for (unsigned i = 0; i < DTYPE_COUNT; i++) {
+        if (bytes_equal(name, text_bytes(types[i].name))) {
+            *out = (enum dtype)i;
+            return 0;
+        }
+    }
+    int shown = name.len < 32 ? (int)name.len : 32;
+    return error_set(E_INVALID, "unknown dtype '%.*s'", shown, shown ? (const char *)name.data : "");
+}
+
+const char *dtype_name(enum dtype dtype)
+{
+    assert(dtype < DTYPE_COUNT);
+    return types[dtype].name;
+}
+
+unsigned dtype_bits(enum dtype dtype)
+{
+    assert(dtype < DTYPE_COUNT);
+    return types[dtype].bits;
+}
+
+bool dtype_is_applicable(enum dtype dtype)
+{
+    return dtype == DTYPE_F32 || dtype == DTYPE_BF16 || dtype == DTYPE_F16;
+}
+
+static inline uint32_t float_bits(float value)
+{
+    uint32_t bits;
+
+    memcpy(&bits, &value, sizeof(bits));
+    return bits;
+}
+
+static inline float bits_float(uint32_t bits)
+{
+    float value;
+
+    memcpy(&value, &bits, sizeof(value));
+    return value;
+}
+
+static inline uint16_t bf16_round(float value)
+{
+    uint32_t bits = float_bits(value);
+    uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+
+    return (uint16_t)((bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded);
+}
+
+static inline uint16_t f16_round(float value)
+{
+    uint32_t bits = float_bits(value), abs = bits & 0x7fffffff, sign = bits >> 16 & 0x8000;
+
+    /* From 2^-14 on: exponent bias 127 -> 15, 13 mantissa bits rounded away. */
+    uint32_t normal = (abs - 0x38000000 + 0xfff + (abs >> 13 & 1)) >> 13;
+
+    /* Below: a count of 2^-24. A product by a power of two, its whole part and the rest are exact. */
+    float scaled = bits_float(abs < 0x38800000 ? abs : 0x38800000) * 0x1p24f;
+    int32_t whole = (int32_t)scaled;
+    float rest = scaled - (float)whole;
+    int32_t up = (rest > 0.5f) | ((rest == 0.5f) & whole);
+
+    uint32_t result = abs < 0x38800000 ? (uint32_t)(whole + up) : normal;
+    result = abs >= 0x477ff000 ? 0x7c00 : result; /* 65520 and above */
+    return (uint16_t)(abs > 0x7f800000 ? 0x7e00 : result | sign);
+}
+
+static inline float bf16_value(uint16_t bits)
+{
+    return bits_float((uint32_t)bits << 16);
+}
+
+static inline float f16_value(uint16_t bits)
+{
+    uint32_t abs = bits & 0x7fff, sign = (uint32_t)(bits & 0x8000) << 16;
+    uint32_t normal = (abs << 13) + 0x38000000;
+    uint32_t small = float_bits((float)(int32_t)(abs & 0x3ff) * 0x1p-24f);
+    uint32_t result = abs < 0x400 ? small : normal;
+
+    result = abs >= 0x7c00 ? normal + 0x38000000 : result; /* infinities and NaNs, payload kept */
+    return bits_float(result | sign);
+}
+
+uint16_t bf16_from_float(float value)
+{
+    return bf16_round(value);
+}
+
+uint16_t f16_from_float(float value)
+{
+    return f16_round(value);
+}
+
+float bf16_to_float(uint16_t bits)
+{
+    return bf16_value(bits);
+}
+
+float f16_to_float(uint16_t bits)
+{
+    return f16_value(bits);
+}
+
+static void bf16_widen(float *restrict out, const uint8_t *restrict data, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        uint16_t bits;
+        memcpy(&bits, data + 2 * i, sizeof(bits));
+        out[i] = bf16_value(bits);
+    }
+}
+
+static void f16_widen(float *restrict out, const uint8_t *restrict data, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        uint16_t bits;
+        memcpy(&bits, data + 2 * i, sizeof(bits));
+        out[i] = f16_value(bits);
+    }
+}
+
+static void bf16_narrow(uint8_t *restrict out, const float *restrict values, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        uint16_t bits = bf16_round(values[i]);
+        memcpy(out + 2 * i, &bits, sizeof(bits));
+    }
+}
+
+static void f16_narrow(uint8_t *restrict out, const float *restrict values, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        uint16_t bits = f16_round(values[i]);
+        memcpy(out + 2 * i, &bits, sizeof(bits));
+    }
+}
+
+void dtype_widen(float *out, const uint8_t *data, size_t count, enum dtype dtype)
+{
+    assert(dtype_is_applicable(dtype));
+    if (dtype == DTYPE_BF16)
+        bf16_widen(out, data, count);
+    else if (dtype == DTYPE_F16)
+        f16_widen(out, data, count);
+    else if (count)
+        memcpy(out, data, count * sizeof(*out));
+}
+
+void dtype_narrow(uint8_t *out, const float *values, size_t count, enum dtype dtype)
+{
+    assert(dtype_is_applicable(dtype));
+    if (dtype == DTYPE_BF16)
+        bf16_narrow(out, values, count);
+    else if (dtype == DTYPE_F16)
+        f16_narrow(out, values, count);
+    else if (count)
+        memcpy(out, values, count * sizeof(*values));
+}
