@@ -13,9 +13,16 @@
  *       48  32*n  payload SHA-256 of each base
  *        +        body, by codec; the frame ends with it
  *
- * Codec 1 (byte planes): the vectors' values are put together by group and width, each byte
- * position of a value becomes a plane, each plane is stored as the smaller of raw and one zstd
- * frame (see frame.c's byte table in docs/format.md).
+ * Codec 0 (raw): the payload. Codec 1 (byte planes): one stream for each (group, width) that has
+ * values, group D before the others, widths 1, 2, 4, 8; a stream holds its vectors' values in
+ * payload order, as one plane for each byte of a value, the least significant first. A plane has a
+ * byte for each value, and is stored in the smallest of three ways:
+ *
+ *   SIZE  FIELD
+ *      1  mode: 0 raw, 1 zstd, 2 constant
+ *         raw:      the plane
+ *         zstd:     4 bytes, the stored length (less than the plane's), and one zstd frame
+ *         constant: the byte that all of the plane's are
  */
 #ifndef FORMAT_FRAME_H
 #define FORMAT_FRAME_H
