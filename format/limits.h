@@ -18,6 +18,9 @@
 #define LIMIT_FILES              UINT64_C(10000)    /* in one adapter directory */
 #define LIMIT_PATH               4096               /* bytes of a path inside an adapter */
 #define LIMIT_PATH_DEPTH         64                 /* folders */
+#define LIMIT_DIRECTORY          (4 * GIB)          /* all files of one adapter directory */
+#define LIMIT_ENTRIES            UINT64_C(100000)   /* looked at in one adapter directory */
+#define LIMIT_IGNORE             (64 * KIB)         /* .veraignore */
 #define LIMIT_RANK               UINT64_C(1048576)
 #define LIMIT_FEATURES           (UINT64_C(1) << 31) /* in or out of one module */
 #define LIMIT_BASIS_VALUES       (UINT64_C(1) << 28) /* values of A, and of B */

@@ -44,6 +44,13 @@ struct base_facts {
     __attribute__((cleanup(base_facts_release))) struct base_facts name = {0}
 void base_facts_release(struct base_facts *facts);
 
+/* Record in a declared recipe what PEFT draws from the seed for this base model: variant, rounding,
+   shapes and digests. E_UNSUPPORTED without a seed or one applicable dtype; E_CONFLICT where the
+   base's modules are smaller than the adapter's; E_LIMIT. */
+MUST_CHECK int recipe_set_base(
+    struct recipe *recipe, const struct adapter *adapter, const struct base_facts *base
+);
+
 struct snapshot {
     struct digest id; /* SHA-256 of manifest */
     struct buf manifest;
