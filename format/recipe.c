@@ -27,8 +27,8 @@ static int check_matrices(const struct recipe *recipe, int code)
 {
     if (recipe->rank == 0 || recipe->in == 0 || recipe->out == 0)
         return error_set(code, NOUN ": A or B is empty");
-    if (recipe->rank > LIMIT_RANK || recipe->in > LIMIT_FEATURES || recipe->out > LIMIT_FEATURES ||
-        !values_fit(recipe->rank, recipe->in) || !values_fit(recipe->out, recipe->rank))
+    if (recipe->rank > LIMIT_RANK || !values_fit(recipe->rank, recipe->in) ||
+        !values_fit(recipe->out, recipe->rank))
         return error_set(
             E_LIMIT, NOUN ": A is %ju x %ju and B %ju x %ju", (uintmax_t)recipe->rank,
             (uintmax_t)recipe->in, (uintmax_t)recipe->out, (uintmax_t)recipe->rank

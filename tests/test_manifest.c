@@ -104,6 +104,7 @@ static const struct {
     {"a sign", BODY("file " HEX_0 " +0 a\n"), E_CORRUPT},
     {"two spaces", BODY("file  " HEX_0 " 0 a\n"), E_CORRUPT},
     {"above 2^64-1", BODY("file " HEX_0 " 18446744073709551616 a\n"), E_CORRUPT},
+    {"ten times 2^64", BODY("file " HEX_0 " 184467440737095516160 a\n"), E_CORRUPT},
     {"above the file limit", BODY("file " HEX_0 " 2147483649 a\n"), E_LIMIT},
     {"a path twice", BODY(FILE_LINE "a\n" FILE_LINE "a\n"), E_CORRUPT},
     {"out of order", BODY(FILE_LINE "b\n" FILE_LINE "a\n"), E_CORRUPT},
