@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "format/buf.h"
+#include "tests/fault.h"
 
 typedef int (*recode_fn)(struct buf *out, struct bytes text);
 
@@ -142,6 +143,21 @@ static void assert_every_reordering_is_corrupt(recode_fn recode, const char *gol
     }
 }
 
+static void assert_every_allocation_failure_is_reported(recode_fn recode, const char *golden)
+{
+    int err, faults = 0;
+
+    do {
+        AUTO_BUF(again);
+        fault_after = faults++;
+        err = recode(&again, text_bytes(golden));
+        fault_after = -1;
+        assert_true(err == 0 || err == E_NOMEM);
+        assert_true(err == 0 || !again.data);
+    } while (err != 0);
+    assert_true(faults > 1); /* the loop did inject faults */
+}
+
 static void assert_canonical(recode_fn recode, const char *golden)
 {
     assert_true(is_taken(recode, text_bytes(golden)));
@@ -149,6 +165,7 @@ static void assert_canonical(recode_fn recode, const char *golden)
     assert_every_cut_is_refused_or_canonical(recode, golden);
     assert_every_edit_is_refused_or_canonical(recode, golden);
     assert_every_reordering_is_corrupt(recode, golden);
+    assert_every_allocation_failure_is_reported(recode, golden);
 }
 
 #endif

@@ -49,6 +49,7 @@ static struct manifest make_manifest(size_t count)
     return manifest;
 }
 
+/* M1 */
 static void test_files_in_any_order_give_the_golden_bytes(void **state)
 {
     (void)state;
@@ -76,6 +77,7 @@ static void test_decoding_finds_each_file(void **state)
     assert_null(manifest_find(&manifest, "z"));
 }
 
+/* T1 - T6 */
 static void test_only_canonical_text_is_taken(void **state)
 {
     (void)state;
@@ -125,6 +127,7 @@ static void test_every_malformed_text_is_refused(void **state)
     }
 }
 
+/* M2 */
 static void test_a_file_that_is_also_a_folder_is_invalid(void **state)
 {
     (void)state;
@@ -147,6 +150,7 @@ static void test_a_file_that_is_also_a_folder_is_invalid(void **state)
     }
 }
 
+/* M3 */
 static void test_number_and_size_of_files_are_limited(void **state)
 {
     (void)state;
@@ -272,6 +276,7 @@ static const struct {
     {FOLDERS_64 "a/a", E_INVALID},
 };
 
+/* M6, M7 */
 static void test_a_path_is_what_every_git_and_file_system_can_hold(void **state)
 {
     (void)state;
@@ -303,7 +308,7 @@ static void test_a_refused_path_is_named_without_controls(void **state)
         assert_true(*c >= 0x20 && *c < 0x7f);
 }
 
-/* The id of adapter/llama/step-120: text and digest were made by sha256sum and printf. */
+/* M4: The id of adapter/llama/step-120: text and digest were made by sha256sum and printf. */
 static void test_the_snapshot_id_of_a_fixture_is_known(void **state)
 {
     (void)state;

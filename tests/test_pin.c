@@ -58,6 +58,7 @@ static struct pin make_pin(const char *name, const char *revision)
     return pin;
 }
 
+/* N1, N3 */
 static void test_modules_in_any_order_give_the_golden_bytes(void **state)
 {
     (void)state;
@@ -89,6 +90,7 @@ static void test_decoding_finds_each_module(void **state)
     assert_null(pin_find(&pin, "layers.0.z"));
 }
 
+/* T1 - T6 */
 static void test_only_canonical_text_is_taken(void **state)
 {
     (void)state;

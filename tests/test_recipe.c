@@ -85,6 +85,7 @@ static const struct {
 };
 #define CASE_COUNT (sizeof(cases) / sizeof(cases[0]))
 
+/* R1 */
 static void test_the_state_decides_which_lines_there_are(void **state)
 {
     (void)state;
@@ -120,6 +121,7 @@ static void test_decoding_gives_what_was_encoded(void **state)
     assert_true(digest_equal(&recipe.sha256_b, &expected.sha256_b));
 }
 
+/* T1 - T6 */
 static void test_only_canonical_text_is_taken(void **state)
 {
     (void)state;
@@ -154,6 +156,7 @@ static const struct {
     {"", false, 0},
 };
 
+/* R2, T4 */
 static void test_a_seed_is_an_exact_integer(void **state)
 {
     (void)state;
@@ -232,6 +235,7 @@ static void test_every_malformed_text_is_refused(void **state)
     }
 }
 
+/* R3 */
 static void test_shapes_are_limited(void **state)
 {
     (void)state;
