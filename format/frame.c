@@ -157,31 +157,44 @@ static bool is_constant(const uint8_t *plane, size_t n)
     return memcmp(plane, plane + 1, n - 1) == 0;
 }
 
-/* Append the plane in `scratch` as the smallest of its forms; where zstd fails, raw. */
+/* The plane in `scratch` as one zstd frame of *len bytes; false where that does not pay. The fast
+   level knows noise at once, and most planes are noise: the slow one is for the others. */
+static bool compress_plane(uint8_t *out, size_t *len, const struct planes *planes, size_t n)
+{
+    size_t bound = ZSTD_compressBound(n);
+
+    for (int level = LARGE_LEVEL;; level = planes->level) {
+        size_t got = ZSTD_compressCCtx(planes->encoder, out, bound, planes->scratch, n, level);
+        if (ZSTD_isError(got) || got + LENGTH_BYTES >= n)
+            return false;
+        *len = got;
+        if (level == planes->level)
+            return true;
+    }
+}
+
+/* Append the plane in `scratch` as the smallest of its forms. */
 static int encode_plane(struct buf *out, const struct planes *planes, size_t n)
 {
+    size_t head = 1 + LENGTH_BYTES, len;
     int err;
 
     if (is_constant(planes->scratch, n)) {
         const uint8_t stored[] = {PLANE_CONSTANT, planes->scratch[0]};
         return buf_append(out, stored, sizeof(stored));
     }
-    size_t head = 1 + LENGTH_BYTES, bound = ZSTD_compressBound(n);
-    if ((err = buf_reserve(out, head + bound)) < 0)
+    if ((err = buf_reserve(out, head + ZSTD_compressBound(n))) < 0)
         return err;
     uint8_t *stored = out->data + out->len;
-    size_t len = ZSTD_compressCCtx(
-        planes->encoder, stored + head, bound, planes->scratch, n, planes->level
-    );
-    if (ZSTD_isError(len) || len + LENGTH_BYTES >= n) {
+    if (compress_plane(stored + head, &len, planes, n)) {
+        stored[0] = PLANE_ZSTD;
+        put_le(stored + 1, len, LENGTH_BYTES);
+        out->len += head + len;
+    } else {
         stored[0] = PLANE_RAW;
         memcpy(stored + 1, planes->scratch, n);
         out->len += 1 + n;
-        return 0;
     }
-    stored[0] = PLANE_ZSTD;
-    put_le(stored + 1, len, LENGTH_BYTES);
-    out->len += head + len;
     return 0;
 }
 
