@@ -208,11 +208,9 @@ static bool begins_with(const char *name, const char *prefix)
     return strncasecmp(name, prefix, strlen(prefix)) == 0;
 }
 
-/* The fall-back short name of .gitmodules: eight characters, a prefix of "gi7eba", then '~' and a
-   number. */
-static bool is_hashed_short_name(const char *name)
+/* NTFS' fall-back short name: eight characters, a prefix of `hashed`, then '~' and a number. */
+static bool is_hashed_short_name(const char *name, const char *hashed)
 {
-    static const char hashed[] = "gi7eba";
     size_t n = 0;
 
     if (strlen(name) < 8)
@@ -224,16 +222,24 @@ static bool is_hashed_short_name(const char *name)
     return n + 1 + strspn(name + n + 1, "0123456789") >= 8 && is_ntfs_end(name + 8);
 }
 
-/* What git, on any file system, may take for ".git" or ".gitmodules". */
+/* What git may take, on any file system, for `name` with a dot before it. */
+static bool is_dot_name(const char *component, const char *name, const char *hashed)
+{
+    size_t n = strlen(name);
+
+    if (component[0] == '.' && begins_with(component + 1, name) && is_ntfs_end(component + 1 + n))
+        return true;
+    if (strncasecmp(component, name, 6) == 0 && component[6] == '~' && component[7] >= '1' &&
+        component[7] <= '4' && is_ntfs_end(component + 8))
+        return true;
+    return is_hashed_short_name(component, hashed);
+}
+
 static bool is_git_name(const char *name)
 {
-    if ((begins_with(name, ".git") && is_ntfs_end(name + 4)) ||
-        (begins_with(name, "git~1") && is_ntfs_end(name + 5)) ||
-        (begins_with(name, ".gitmodules") && is_ntfs_end(name + 11)))
-        return true;
-    if (begins_with(name, "gitmod~") && name[7] >= '1' && name[7] <= '4' && is_ntfs_end(name + 8))
-        return true;
-    return is_hashed_short_name(name);
+    return (begins_with(name, ".git") && is_ntfs_end(name + 4)) ||
+           (begins_with(name, "git~1") && is_ntfs_end(name + 5)) ||
+           is_dot_name(name, "gitmodules", "gi7eba");
 }
 
 /* NULL, or why this cannot be a folder or file. The whole path is plain (text_is_plain). */
@@ -285,4 +291,41 @@ int path_check(const char *path)
         return 0;
     text_quote(quoted, bytes);
     return error_set(E_INVALID, "path '%s' %s", quoted, why);
+}
+
+/* git's own bounds on what it parses as attributes (attr.h). */
+#define ATTRIBUTES_LINE_MAX  2047
+#define ATTRIBUTES_BYTES_MAX (100 * MIB)
+
+static bool has_long_line(struct bytes data, size_t max)
+{
+    const uint8_t *at = data.data, *end = data.data + data.len;
+
+    while ((size_t)(end - at) > max) {
+        const uint8_t *newline = memchr(at, '\n', max + 1);
+        if (!newline)
+            return true;
+        at = newline + 1;
+    }
+    return false;
+}
+
+int content_check(const char *path, struct bytes data)
+{
+    char name[COMPONENT_MAX + 1];
+    const char *slash = strrchr(path, '/');
+    int err = path_check(path);
+
+    if (err < 0)
+        return err;
+    strip_ignorable(name, text_bytes(slash ? slash + 1 : path));
+    if (!is_dot_name(name, "gitattributes", "gi7d29"))
+        return 0;
+    if (data.len > ATTRIBUTES_BYTES_MAX)
+        return error_set(E_INVALID, "'%s' is larger than git allows, 100 MiB", path);
+    if (has_long_line(data, ATTRIBUTES_LINE_MAX))
+        return error_set(
+            E_INVALID, "'%s' has a line of more than 2047 bytes: git refuses it", path
+        );
+    return 0;
 }

@@ -41,4 +41,8 @@ const struct manifest_file *manifest_find(const struct manifest *manifest, const
    spaces). */
 MUST_CHECK int path_check(const char *path);
 
+/* path_check(), and E_INVALID where git fsck refuses this content for the file's name: a
+   .gitattributes with a line of more than 2047 bytes or of more than 100 MiB. */
+MUST_CHECK int content_check(const char *path, struct bytes data);
+
 #endif

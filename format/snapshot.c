@@ -172,7 +172,8 @@ static int manifest_make(struct snapshot *snapshot, const struct adapter_files *
         struct adapter_file *file = &files->files[i];
         lines[i].path = file->path;
         lines[i].bytes = file->data.len;
-        if ((err = digest_of(&lines[i].digest, buf_bytes(&file->data))) < 0 ||
+        if ((err = content_check(file->path, buf_bytes(&file->data))) < 0 ||
+            (err = digest_of(&lines[i].digest, buf_bytes(&file->data))) < 0 ||
             (err = interrupt_check()) < 0)
             return err;
     }

@@ -285,6 +285,38 @@ static void test_a_path_is_what_every_git_and_file_system_can_hold(void **state)
             fail_msg("path %zu: '%s'", i, paths[i].path);
 }
 
+/* M8 */
+static void test_attributes_that_git_refuses_are_invalid(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *path;
+        size_t line;
+        int err;
+    } cases[] = {
+        {".gitattributes", 2047, 0},
+        {".gitattributes", 2048, E_INVALID},
+        {"a/.GitAttributes ", 2048, E_INVALID},
+        {"gitatt~1", 2048, E_INVALID},
+        {"gi7d29~1", 2048, E_INVALID},
+        {".gitattribut\xe2\x80\x8c" "es", 2048, E_INVALID},
+        {".gitattributes/a", 2048, 0},
+        {"gitattributes", 2048, 0},
+        {".git", 1, E_INVALID},
+    };
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+        for (size_t shape = 0; shape < 3; shape++) {
+            AUTO_BUF(data);
+            assert_int_equal(buf_append_text(&data, shape ? "a\n\n" : ""), 0);
+            for (size_t n = 0; n < cases[i].line; n++)
+                assert_int_equal(buf_append_byte(&data, 'x'), 0);
+            assert_int_equal(buf_append_text(&data, shape == 2 ? "\nb\n" : ""), 0);
+            if (content_check(cases[i].path, buf_bytes(&data)) != cases[i].err)
+                fail_msg("'%s', shape %zu", cases[i].path, shape);
+        }
+    assert_int_equal(content_check(".gitattributes", (struct bytes){NULL, 0}), 0);
+}
+
 static void test_a_path_has_at_most_4096_bytes(void **state)
 {
     (void)state;
@@ -339,6 +371,7 @@ int main(void)
         cmocka_unit_test(test_a_file_that_is_also_a_folder_is_invalid),
         cmocka_unit_test(test_number_and_size_of_files_are_limited),
         cmocka_unit_test(test_a_path_is_what_every_git_and_file_system_can_hold),
+        cmocka_unit_test(test_attributes_that_git_refuses_are_invalid),
         cmocka_unit_test(test_a_path_has_at_most_4096_bytes),
         cmocka_unit_test(test_a_refused_path_is_named_without_controls),
         cmocka_unit_test(test_the_snapshot_id_of_a_fixture_is_known),
