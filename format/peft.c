@@ -182,8 +182,10 @@ static int type_check(const struct json *json, enum json_event event)
     bool named = is_word(json->text);
     int err = error_set(
         E_UNSUPPORTED, "this is %s%.*s adapter; vera stores VeRA adapters",
-        named ? "a " : "another kind of", named ? (int)json->text.len : 0,
-        (const char *)json->text.data
+        !named                                             ? "another kind of"
+        : strchr("AEIOUaeiou", json->text.data[0]) != NULL ? "an "
+                                                           : "a ",
+        named ? (int)json->text.len : 0, (const char *)json->text.data
     );
     return error_hint(err, "an adapter that was trained with peft.VeraConfig can be stored");
 }
