@@ -1,10 +1,10 @@
 /*
  * The element types by name and size, and conversions between float32 and the two 16-bit types.
  *
- * Exact mode needs the same bits whatever a program has set: so nothing here depends on the rounding
- * mode or on FTZ and DAZ. Rounding is integer arithmetic; the few float operations are exact, and
- * what they would flush is zero in the result anyway. The conversions have no branches, so that
- * gcc turns the loops over them into vector code without help.
+ * Exact mode needs the same bits whatever a program has set: so nothing here depends on the
+ * rounding mode or on FTZ and DAZ. Rounding is integer arithmetic; the few float operations are
+ * exact, and what they would flush is zero in the result anyway. The conversions have no branches,
+ * so that gcc turns the loops over them into vector code without help.
  */
 #include "format/dtype.h"
 
@@ -50,7 +50,9 @@ int dtype_parse(enum dtype *out, struct bytes name)
         }
     }
     int shown = name.len < 32 ? (int)name.len : 32;
-    return error_set(E_INVALID, "unknown dtype '%.*s'", shown, shown ? (const char *)name.data : "");
+    return error_set(
+        E_INVALID, "unknown dtype '%.*s'", shown, shown ? (const char *)name.data : ""
+    );
 }
 
 const char *dtype_name(enum dtype dtype)
@@ -86,6 +88,15 @@ static inline float bits_float(uint32_t bits)
     return value;
 }
 
+/* A choice that gcc cannot turn into a branch over float operations (which would stop the vector
+   code: they might trap). */
+static inline int32_t choose(bool condition, int32_t yes, int32_t no)
+{
+    int32_t mask = -(int32_t)condition;
+
+    return (yes & mask) | (no & ~mask);
+}
+
 static inline uint16_t bf16_round(float value)
 {
     uint32_t bits = float_bits(value);
@@ -96,20 +107,22 @@ static inline uint16_t bf16_round(float value)
 
 static inline uint16_t f16_round(float value)
 {
-    uint32_t bits = float_bits(value), abs = bits & 0x7fffffff, sign = bits >> 16 & 0x8000;
+    uint32_t bits = float_bits(value), sign = bits >> 16 & 0x8000;
+    int32_t abs = (int32_t)(bits & 0x7fffffff); /* signed: SSE2 compares nothing else */
 
     /* From 2^-14 on: exponent bias 127 -> 15, 13 mantissa bits rounded away. */
-    uint32_t normal = (abs - 0x38000000 + 0xfff + (abs >> 13 & 1)) >> 13;
+    int32_t normal = (abs - 0x38000000 + 0xfff + (abs >> 13 & 1)) >> 13;
 
-    /* Below: a count of 2^-24. A product by a power of two, its whole part and the rest are exact. */
-    float scaled = bits_float(abs < 0x38800000 ? abs : 0x38800000) * 0x1p24f;
+    /* Below: a count of 2^-24. A product by a power of two, its whole part and the rest are exact.
+     */
+    float scaled = bits_float((uint32_t)choose(abs < 0x38800000, abs, 0)) * 0x1p24f;
     int32_t whole = (int32_t)scaled;
     float rest = scaled - (float)whole;
     int32_t up = (rest > 0.5f) | ((rest == 0.5f) & whole);
 
-    uint32_t result = abs < 0x38800000 ? (uint32_t)(whole + up) : normal;
-    result = abs >= 0x477ff000 ? 0x7c00 : result; /* 65520 and above */
-    return (uint16_t)(abs > 0x7f800000 ? 0x7e00 : result | sign);
+    int32_t result = choose(abs < 0x38800000, whole + up, normal);
+    result = choose(abs >= 0x477ff000, 0x7c00, result); /* 65520 and above */
+    return (uint16_t)choose(abs > 0x7f800000, 0x7e00, result | (int32_t)sign);
 }
 
 static inline float bf16_value(uint16_t bits)
@@ -119,13 +132,13 @@ static inline float bf16_value(uint16_t bits)
 
 static inline float f16_value(uint16_t bits)
 {
-    uint32_t abs = bits & 0x7fff, sign = (uint32_t)(bits & 0x8000) << 16;
-    uint32_t normal = (abs << 13) + 0x38000000;
-    uint32_t small = float_bits((float)(int32_t)(abs & 0x3ff) * 0x1p-24f);
-    uint32_t result = abs < 0x400 ? small : normal;
+    uint32_t sign = (uint32_t)(bits & 0x8000) << 16;
+    int32_t abs = bits & 0x7fff, normal = (abs << 13) + 0x38000000;
+    int32_t small = (int32_t)float_bits((float)(abs & 0x3ff) * 0x1p-24f);
+    int32_t result = choose(abs < 0x400, small, normal);
 
-    result = abs >= 0x7c00 ? normal + 0x38000000 : result; /* infinities and NaNs, payload kept */
-    return bits_float(result | sign);
+    result = choose(abs >= 0x7c00, normal + 0x38000000, result); /* infinities, NaNs with payload */
+    return bits_float((uint32_t)result | sign);
 }
 
 uint16_t bf16_from_float(float value)
