@@ -429,6 +429,16 @@ static int file_check(const struct manifest_file *file, struct bytes data)
     return 0;
 }
 
+static int part_check(const char *name, const struct buf *part, const struct digest *wanted)
+{
+    struct digest digest;
+
+    int err = digest_of(&digest, buf_bytes(part));
+    if (err < 0 || digest_equal(&digest, wanted))
+        return err;
+    return error_set(E_CORRUPT, "%s: its SHA-256 is not the one that was recorded", name);
+}
+
 /* The bytes of A and B: drawn into the two buffers, or the stored ones. */
 static int matrices_get(
     struct bytes *a,
@@ -445,9 +455,12 @@ static int matrices_get(
     const struct recipe *recipe = &loaded->recipe;
     struct basis_recipe drawn = recipe_basis(recipe);
     int err = basis_encode(drawn_a, drawn_b, &drawn, recipe->dtype_a, recipe->dtype_b);
+    if (err < 0 || (err = part_check("basis A", drawn_a, &recipe->sha256_a)) < 0 ||
+        (err = part_check("basis B", drawn_b, &recipe->sha256_b)) < 0)
+        return err;
     *a = buf_bytes(drawn_a);
     *b = buf_bytes(drawn_b);
-    return err;
+    return 0;
 }
 
 static int model_restore(struct buf *out, const struct loaded_adapter *loaded)
@@ -509,16 +522,6 @@ int snapshot_restore(struct adapter_files *out, const struct snapshot *snapshot)
 }
 
 /* Checking */
-
-static int part_check(const char *name, const struct buf *part, const struct digest *wanted)
-{
-    struct digest digest;
-
-    int err = digest_of(&digest, buf_bytes(part));
-    if (err < 0 || digest_equal(&digest, wanted))
-        return err;
-    return error_set(E_CORRUPT, "%s: its SHA-256 is not the one that was recorded", name);
-}
 
 /* But for a proved basis, which would have to be drawn, the model file is there in pieces. */
 static int model_check(const struct manifest_file *file, const struct loaded_adapter *loaded)

@@ -517,6 +517,7 @@ static void damage_case(const char *name)
     read_adapter(&files, name);
     base_make(&base, &files, 176, 176, DTYPE_F32);
     assert_int_equal(snapshot_encode(&snapshot, &files, &base), 0);
+    bool is_declared = recipe_of(&snapshot).state == BASIS_DECLARED;
     struct buf *parts[] = {&snapshot.manifest, &snapshot.config,  &snapshot.layout,
                            &snapshot.recipe,   &snapshot.payload, &snapshot.files[0].data};
     for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
@@ -525,12 +526,13 @@ static void damage_case(const char *name)
             AUTO_ADAPTER_FILES(restored);
             parts[i]->data[at] ^= 1;
             int err = snapshot_check(&snapshot);
-            if (err == 0 && recipe_of(&snapshot).state != BASIS_DECLARED)
-                err = snapshot_restore(&restored, &snapshot);
             bool recipe = parts[i] == &snapshot.recipe;
-            if (err != E_CORRUPT && err != E_LIMIT && !(recipe && err == 0))
+            if (err == 0)
+                err = snapshot_restore(&restored, &snapshot);
+            /* What a declared basis will be is checked when a base model is there. */
+            if (err != E_CORRUPT && err != E_LIMIT && !(recipe && err == 0 && is_declared))
                 fail_msg("%s: part %zu, byte %zu: %d", name, i, at, err);
-            assert_null(restored.files);
+            assert_true(err == 0 || !restored.files);
             parts[i]->data[at] ^= 1;
         }
     }
