@@ -340,31 +340,31 @@ int path_temporary(char **out, const char *dir, const char *name)
     return err < 0 ? err : path_join(out, dir, (const char *)temporary.data);
 }
 
-static int write_new(const char *path, struct bytes data)
+/* Write, sync and close the new file, and give it its name. */
+static int write_and_rename(int fd, const char *temporary, const char *path, struct bytes data)
 {
-    AUTO_FD(fd);
-
-    fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
-    if (fd < 0)
-        return file_error(path);
     int err = fd_write_all(fd, data.data, data.len, path);
-    return err < 0 ? err : fd_sync(fd, path);
+
+    if (err < 0 || (err = fd_sync(fd, path)) < 0)
+        return err;
+    return rename(temporary, path) == 0 ? 0 : file_error(path);
 }
 
 int file_write(const char *path, struct bytes data)
 {
     AUTO_FREE(char, parent);
     AUTO_FREE(char, temporary);
+    AUTO_FD(fd);
     int err;
 
     if ((err = path_parent(&parent, path)) < 0 ||
         (err = path_temporary(&temporary, parent, path_name(path))) < 0)
         return err;
-    if ((err = write_new(temporary, data)) == 0) {
-        if (rename(temporary, path) == 0)
-            return path_sync(parent);
-        err = file_error(path);
-    }
+    fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
+    if (fd < 0)
+        return file_error(path);
+    if ((err = write_and_rename(fd, temporary, path, data)) == 0)
+        return path_sync(parent);
     unlink(temporary);
     return err;
 }

@@ -1,5 +1,5 @@
 /*
- * Which files of a directory are an adapter, and reading them. See file.h and "which files" in
+ * Which files of a directory are an adapter, and reading them. See file.h, and W1 to W6 in
  * docs/format.md.
  *
  * First everything is looked at and every offence collected, so that the person sees all of them at
@@ -281,7 +281,11 @@ static int pickle_found(const char *dir)
     AUTO_BUF(quoted);
 
     real = realpath(dir, NULL);
-    int err = shell_quote(&quoted, real && strlen(real) < 500 ? real : ".");
+    int err = shell_quote(&quoted, real ? real : ".");
+    if (err == 0 && quoted.len > 600) {
+        quoted.len = 0;
+        err = buf_append_byte(&quoted, '.');
+    }
     if (err < 0)
         return err;
     const char *argument = buf_text(&quoted);
