@@ -299,7 +299,9 @@ static void test_attributes_that_git_refuses_are_invalid(void **state)
         {"a/.GitAttributes ", 2048, E_INVALID},
         {"gitatt~1", 2048, E_INVALID},
         {"gi7d29~1", 2048, E_INVALID},
-        {".gitattribut\xe2\x80\x8c" "es", 2048, E_INVALID},
+        {".gitattribut\xe2\x80\x8c"
+         "es",
+         2048, E_INVALID},
         {".gitattributes/a", 2048, 0},
         {"gitattributes", 2048, 0},
         {".git", 1, E_INVALID},
