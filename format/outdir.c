@@ -50,11 +50,17 @@ static bool holds_current_directory(const char *path)
            (current[len] == '/' || !current[len] || len == 1);
 }
 
+/* The kernel knows (since 5.8) even where a directory is mounted onto another of its file system;
+   before, only another device gives it away. */
 static bool is_mount_point(const char *path)
 {
     AUTO_FREE(char, parent);
     struct stat here, above;
+    struct statx status;
 
+    if (statx(AT_FDCWD, path, 0, 0, &status) == 0 &&
+        (status.stx_attributes_mask & STATX_ATTR_MOUNT_ROOT))
+        return status.stx_attributes & STATX_ATTR_MOUNT_ROOT;
     return path_join(&parent, path, "..") == 0 && stat(path, &here) == 0 &&
            stat(parent, &above) == 0 &&
            (here.st_dev != above.st_dev || here.st_ino == above.st_ino);
