@@ -19,16 +19,25 @@ static bool second_is_valid(uint8_t first, uint8_t second)
     return second >= low && second <= high;
 }
 
+size_t utf8_length(struct bytes text)
+{
+    const uint8_t *p = text.data;
+    size_t n = text.len ? sequence_length(p[0]) : 0;
+
+    if (n > text.len || (n > 1 && !second_is_valid(p[0], p[1])))
+        return 0;
+    for (size_t i = 2; i < n; i++)
+        if ((p[i] & 0xc0) != 0x80)
+            return 0;
+    return n;
+}
+
 bool utf8_valid(struct bytes text)
 {
     for (size_t i = 0; i < text.len;) {
-        const uint8_t *p = text.data + i;
-        size_t n = sequence_length(p[0]);
-        if (n == 0 || n > text.len - i || (n > 1 && !second_is_valid(p[0], p[1])))
+        size_t n = utf8_length((struct bytes){text.data + i, text.len - i});
+        if (n == 0)
             return false;
-        for (size_t k = 2; k < n; k++)
-            if ((p[k] & 0xc0) != 0x80)
-                return false;
         i += n;
     }
     return true;
