@@ -78,7 +78,7 @@ static float oracle_value(struct oracle *oracle, int number, uint64_t fan_in)
     return number / 2 == BASIS_ROUND_FP16 ? f16_to_float(f16_from_float(value)) : value;
 }
 
-static const uint64_t fans[] = {1, 2, 3, 7, 64, 176, 4096, 11008, 1048576};
+static const uint64_t fans[] = {1, 2, 3, 7, 64, 176, 4096, 11008, UINT64_C(1) << 31};
 #define FANS (sizeof(fans) / sizeof(fans[0]))
 
 static void test_every_level_gives_the_values_of_the_formula(void **state)

@@ -78,9 +78,9 @@ static void test_exact_state_keeps_subnormals_where_the_caller_flushes_them(void
 
     (void)state;
     _mm_setcsr(before | flush);
-    float flushed = tiny * 0.5f;
+    volatile float flushed = tiny * 0.5f;
     struct cpu_float saved = cpu_float_exact();
-    float made = tiny * 0.5f, doubled = subnormal * 2;
+    volatile float made = tiny * 0.5f, doubled = subnormal * 2;
     cpu_float_restore(saved);
     unsigned after = _mm_getcsr();
     _mm_setcsr(before);

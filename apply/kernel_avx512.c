@@ -1,0 +1,87 @@
+/*
+ * Exact mode with AVX-512: tiles of 12 x 32, that is 24 of the 32 registers for sums, and for each
+ * k two loads, 12 broadcasts and 24 fused multiply-adds.
+ */
+#include <immintrin.h>
+
+#include "apply/kernel_level.h"
+#include "apply/kernel_pack.h"
+
+#define LANES 16
+#define ROWS  12
+#define COLS  (2 * LANES)
+
+_Static_assert(ROWS *COLS <= KERNEL_TILE_MAX, "a tile fits");
+
+static void pack_scaled(
+    float *panel,
+    unsigned width,
+    const float *a,
+    size_t stride,
+    const float *d,
+    size_t count,
+    size_t depth
+)
+{
+    if (width == COLS)
+        panel_scaled(panel, COLS, a, stride, d, count, depth);
+    else
+        panel_scaled(panel, width, a, stride, d, count, depth);
+}
+
+static void pack_transposed(
+    float *panel, unsigned width, const float *b, size_t stride, size_t count, size_t depth
+)
+{
+    panel_transposed(panel, width, b, stride, count, depth);
+}
+
+static void tile(float *acc, const float *left, const float *right, size_t depth, bool first)
+{
+    __m512 sum[ROWS][2];
+
+#pragma GCC unroll 12
+    for (int m = 0; m < ROWS; m++) {
+        sum[m][0] = first ? _mm512_setzero_ps() : _mm512_loadu_ps(acc + m * COLS);
+        sum[m][1] = first ? _mm512_setzero_ps() : _mm512_loadu_ps(acc + m * COLS + LANES);
+    }
+    for (size_t k = 0; k < depth; k++) {
+        __m512 low = _mm512_loadu_ps(right + k * COLS);
+        __m512 high = _mm512_loadu_ps(right + k * COLS + LANES);
+#pragma GCC unroll 12
+        for (int m = 0; m < ROWS; m++) {
+            __m512 factor = _mm512_set1_ps(left[k * ROWS + (size_t)m]);
+            sum[m][0] = _mm512_fmadd_ps(factor, low, sum[m][0]);
+            sum[m][1] = _mm512_fmadd_ps(factor, high, sum[m][1]);
+        }
+    }
+#pragma GCC unroll 12
+    for (int m = 0; m < ROWS; m++) {
+        _mm512_storeu_ps(acc + m * COLS, sum[m][0]);
+        _mm512_storeu_ps(acc + m * COLS + LANES, sum[m][1]);
+    }
+}
+
+static void update(uint8_t *y, const float *acc, const float *scale, bool per_column, size_t count)
+{
+    const __m512 zero = _mm512_setzero_ps();
+    const __m512i nan = _mm512_set1_epi32(0x7fc00000);
+
+    for (size_t n = 0; n < count; n += LANES) {
+        size_t left = count - n;
+        __mmask16 lanes = (__mmask16)(left < LANES ? (1u << left) - 1 : 0xffffu);
+        __m512 factor = per_column ? _mm512_maskz_loadu_ps(lanes, scale + n)
+                                   : _mm512_set1_ps(*scale);
+        /* Lanes whose factor is +-0 are not written. */
+        lanes = _mm512_mask_cmp_ps_mask(lanes, factor, zero, _CMP_NEQ_UQ);
+        __m512 value = _mm512_castsi512_ps(_mm512_maskz_loadu_epi32(lanes, y + 4 * n));
+        value = _mm512_fmadd_ps(factor, _mm512_maskz_loadu_ps(lanes, acc + n), value);
+        __mmask16 bad = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
+        __m512i bits = _mm512_mask_mov_epi32(_mm512_castps_si512(value), bad, nan);
+        _mm512_mask_storeu_epi32(y + 4 * n, lanes, bits);
+    }
+}
+
+const struct kernel_level kernel_level_avx512 = {
+    ROWS, COLS, pack_scaled, pack_transposed, tile, update,
+};

@@ -1,0 +1,50 @@
+/*
+ * What the scalar, AVX2 and AVX-512 code of exact mode each bring: a tile of `rows` x `cols`
+ * chains, and the steps before and after it. The bits are the same in all of them: a chain's order
+ * is that of k, and its operations are exact, rounded once each.
+ *
+ * A panel holds what a tile reads, in the order of k: left[k][rows], right[k][cols]. Lanes beyond
+ * the matrix are zero.
+ */
+#ifndef APPLY_KERNEL_LEVEL_H
+#define APPLY_KERNEL_LEVEL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define KERNEL_TILE_MAX 512 /* rows * cols of the largest tile */
+
+struct kernel_level {
+    unsigned rows, cols;
+
+    /* panel[k][n] = d[k] * a[k * stride + n], n < count; count <= width. */
+    void (*pack_scaled
+    )(float *panel,
+      unsigned width,
+      const float *a,
+      size_t stride,
+      const float *d,
+      size_t count,
+      size_t depth);
+
+    /* panel[k][n] = b[n * stride + k], n < count; count <= width. */
+    void (*pack_transposed
+    )(float *panel, unsigned width, const float *b, size_t stride, size_t count, size_t depth);
+
+    /* acc[m][n] = fma(left[k][m], right[k][n], acc[m][n]) for k = 0..depth-1; from +0 if `first`.
+       acc: [rows, cols], contiguous. */
+    void (*tile)(float *acc, const float *left, const float *right, size_t depth, bool first);
+
+    /* y[n] = fma(scale[n], acc[n], y[n]), NaN as 0x7fc00000; where scale[n] is +-0, y[n] keeps its
+       bits. n < count <= cols. y: float32 bytes, at any address. `scale`: [count], or, if not
+       `per_column`, one number for all. */
+    void (*update)(uint8_t *y, const float *acc, const float *scale, bool per_column, size_t count);
+};
+
+extern const struct kernel_level kernel_level_scalar;
+#if defined(__x86_64__)
+extern const struct kernel_level kernel_level_avx2, kernel_level_avx512;
+#endif
+
+#endif

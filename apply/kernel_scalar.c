@@ -1,0 +1,67 @@
+/*
+ * Exact mode in plain C. fmaf() is one instruction where the machine has it (arm64), and correct,
+ * though slow, where it has not.
+ */
+#include <math.h>
+#include <string.h>
+
+#include "apply/kernel_level.h"
+#include "apply/kernel_pack.h"
+
+#define ROWS 4
+#define COLS 16
+
+static void pack_scaled(
+    float *panel,
+    unsigned width,
+    const float *a,
+    size_t stride,
+    const float *d,
+    size_t count,
+    size_t depth
+)
+{
+    panel_scaled(panel, width, a, stride, d, count, depth);
+}
+
+static void pack_transposed(
+    float *panel, unsigned width, const float *b, size_t stride, size_t count, size_t depth
+)
+{
+    panel_transposed(panel, width, b, stride, count, depth);
+}
+
+static void tile(float *acc, const float *left, const float *right, size_t depth, bool first)
+{
+    float sum[ROWS][COLS] = {{0}};
+
+    if (!first)
+        memcpy(sum, acc, sizeof(sum));
+    for (size_t k = 0; k < depth; k++) {
+        for (unsigned m = 0; m < ROWS; m++) {
+            for (unsigned n = 0; n < COLS; n++)
+                sum[m][n] = fmaf(left[k * ROWS + m], right[k * COLS + n], sum[m][n]);
+        }
+    }
+    memcpy(acc, sum, sizeof(sum));
+}
+
+static void update(uint8_t *y, const float *acc, const float *scale, bool per_column, size_t count)
+{
+    const uint32_t nan = 0x7fc00000;
+
+    for (size_t n = 0; n < count; n++) {
+        float value, factor = scale[per_column ? n : 0];
+        if (factor == 0)
+            continue;
+        memcpy(&value, y + 4 * n, sizeof(value));
+        value = fmaf(factor, acc[n], value);
+        if (isnan(value))
+            memcpy(&value, &nan, sizeof(value));
+        memcpy(y + 4 * n, &value, sizeof(value));
+    }
+}
+
+const struct kernel_level kernel_level_scalar = {
+    ROWS, COLS, pack_scaled, pack_transposed, tile, update,
+};
