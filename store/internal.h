@@ -1,0 +1,126 @@
+/*
+ * What the files of store/ share: the handle, libgit2's errors in our words, locks, objects, and
+ * the one way in which a ref moves.
+ *
+ * Order of a write (P3): lock_write(), object_write() for everything, objects_sync(), then
+ * refs_move(), which is the commit point. Nothing else in store/ writes to a repository.
+ */
+#ifndef STORE_INTERNAL_H
+#define STORE_INTERNAL_H
+
+#include <git2.h>
+
+#include "store/store.h"
+
+struct store {
+    git_repository *repo;
+    git_odb *odb;
+    char *path; /* of .vera, absolute, without a slash at the end */
+};
+
+#define REF_HEADS "refs/heads/"
+#define REF_TAGS  "refs/tags/"
+#define REF_TRASH "refs/vera/trash/"
+
+/* libgit2's handles, released when the scope is left: AUTO_GIT(git_tree, tree);
+   AUTO_GIT(git_commit, ...), git_reference, git_object, git_odb_object, git_tag, git_reflog,
+   git_signature, git_config, git_revwalk, git_reference_iterator, git_treebuilder. */
+#define AUTO_GIT(type, name) __attribute__((cleanup(type##_release))) type *name = NULL
+#define GIT_RELEASE(type)                                                                          \
+    static inline void type##_release(type **handle)                                               \
+    {                                                                                              \
+        if (*handle)                                                                               \
+            type##_free(*handle);                                                                  \
+    }
+GIT_RELEASE(git_tree)
+GIT_RELEASE(git_commit)
+GIT_RELEASE(git_reference)
+GIT_RELEASE(git_object)
+GIT_RELEASE(git_odb_object)
+GIT_RELEASE(git_tag)
+GIT_RELEASE(git_reflog)
+GIT_RELEASE(git_signature)
+GIT_RELEASE(git_config)
+GIT_RELEASE(git_revwalk)
+GIT_RELEASE(git_reference_iterator)
+GIT_RELEASE(git_treebuilder)
+
+/* git.c: error_set() for a negative code of libgit2, "<text>: <libgit2's message>". E_NOTFOUND,
+   E_EXISTS, E_INVALID (bad name, ambiguous), E_CONFLICT (locked, modified), E_CORRUPT (an object
+   that does not have its id or cannot be parsed), E_NOMEM, else E_IO. */
+MUST_CHECK int git_failed(int code, const char *fmt, ...) PRINTF_LIKE(2, 3);
+git_oid git_id(const struct commit_id *id);
+struct commit_id commit_id_of(const git_oid *id);
+
+/* object.c: `type` is GIT_OBJECT_BLOB, _TREE, _COMMIT or _TAG. */
+
+/* What one operation has written so far. */
+struct objects {
+    git_oid *ids;
+    size_t count, capacity;
+    uint64_t bytes; /* size on disk of those that were new */
+};
+#define AUTO_OBJECTS(name) __attribute__((cleanup(objects_release))) struct objects name = {0}
+void objects_release(struct objects *objects);
+
+/* Write as a loose object, or find it there: then it is read and compared, and a damaged loose one
+   replaced. Not yet synced. */
+MUST_CHECK int object_write(
+    git_oid *out, struct objects *objects, struct store *store, git_object_t type, struct bytes data
+);
+/* Sync every loose object of `objects`, and the folders that they lie in. */
+MUST_CHECK int objects_sync(const struct objects *objects, struct store *store);
+
+/* The bytes of an object, its id verified. E_CORRUPT, naming the id and `what` it is, where it is
+   damaged, missing, of another type or above `limit` bytes (E_LIMIT, seen before memory is taken).
+ */
+MUST_CHECK int object_read(
+    struct buf *out,
+    struct store *store,
+    const git_oid *id,
+    git_object_t type,
+    uint64_t limit,
+    const char *what
+);
+
+/* lock.c: docs/format.md, "Locks". Held until released; a process that ends releases them. */
+struct store_lock {
+    int fd;
+};
+#define AUTO_LOCK(name) __attribute__((cleanup(lock_release))) struct store_lock name = {.fd = -1}
+/* Shared, for a writer's whole operation. A waiter says on behalf of whom after a moment (through
+   the error's text only; libraries do not print); E_CONFLICT where it is not free in time; E_IO
+   where the repository cannot be written. */
+MUST_CHECK int lock_write(struct store_lock *out, struct store *store);
+void lock_release(struct store_lock *lock);
+
+/* refs_move.c: all the changes or, where one of them is refused, none; by compare-and-swap, each
+   with a reflog line of `message`, under the refs lock; lock files that a crash left are removed
+   first. Synced when it returns. Needs lock_write(). E_CONFLICT where a ref is not at `old` (or
+   exists where has_old is false). */
+struct ref_change {
+    const char *name; /* whole: "refs/heads/main" */
+    bool has_old, has_new;
+    git_oid old, new; /* has_new false: delete, with its reflog */
+};
+MUST_CHECK int
+refs_move(struct store *store, const struct ref_change *changes, size_t count, const char *message);
+/* Point HEAD at a branch ("refs/heads/x"), which need not exist. */
+MUST_CHECK int head_move(struct store *store, const char *ref, const char *message);
+
+/* trash.c: the name of a fresh trash ref for this branch or tag, owned by the caller:
+   refs/vera/trash/<UTC time>/<name>. */
+MUST_CHECK int trash_name(char **out, struct store *store, const char *name);
+
+/* tree.c: an entry of a version's tree by path ("vectors/frame"). *found false where there is none.
+   E_CORRUPT where a tree on the way is damaged. */
+MUST_CHECK int version_entry(
+    bool *found, git_oid *out, struct store *store, const struct commit_id *commit, const char *path
+);
+/* The version's snapshot id (SHA-256 of its manifest), and its recipe. */
+MUST_CHECK int
+version_snapshot(struct digest *out, struct store *store, const struct commit_id *commit);
+MUST_CHECK int
+version_recipe(struct recipe *out, struct store *store, const struct commit_id *commit);
+
+#endif
