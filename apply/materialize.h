@@ -16,7 +16,17 @@ struct apply_input {
 struct apply_options {
     unsigned threads; /* 0: one per core */
     bool force;       /* replace the output */
+    bool report;      /* fill apply_result.report: twice the arithmetic */
     struct progress *progress;
+};
+
+/* What the rounding to W's dtype kept of one module's change. Sums are in doubles. */
+struct apply_report {
+    char *module;       /* the (first) adapter's name of it */
+    double unchanged;   /* share of weights whose bits are the base's, 0..1 */
+    double kept;        /* ||W'-W|| / ||dW||, Frobenius; NaN where dW is 0 */
+    double max_change;  /* largest |W'-W| */
+    uint64_t nonfinite; /* weights of W' that are infinite or NaN; they are in no sum */
 };
 
 struct apply_result {
@@ -25,7 +35,13 @@ struct apply_result {
     uint64_t bytes_written, bytes_cloned;
     bool pinned; /* every adapter had a pin, and it matched */
     double seconds;
+    struct apply_report *report; /* in byte order of module; NULL where none was asked for */
+    size_t report_count;
 };
+
+#define AUTO_APPLY_RESULT(name)                                                                    \
+    __attribute__((cleanup(apply_result_release))) struct apply_result name = {0}
+void apply_result_release(struct apply_result *result);
 
 /* Errors: plan_make()'s; E_CONFLICT where a pin does not match, listing the modules (hint);
    E_INVALID: two adapters that bring the same bias or module, a weight other than 1 on one that
