@@ -90,11 +90,19 @@ struct command {
 /* All commands in the order of the help, NULL-terminated (cli/commands.c). */
 extern const struct command *const commands[];
 
-/* An error in how the command was called (exit status 2): E_INVALID with a hint to its --help. */
+/* Each is defined in its cli/cmd_<name>.c and is a row of cli/commands.c. */
+extern const struct command command_apply, command_basis, command_branch, command_commit,
+    command_completion, command_export, command_fsck, command_help, command_init, command_log,
+    command_reset, command_show, command_stats, command_switch, command_tag, command_verify;
+
+/* An error in how the command was called: exit status 2, "INVALID" in JSON, and a hint to the
+   command's --help where no other was given. Returns CLI_USAGE, which passes up like any code. */
+#define CLI_USAGE (-64)
 MUST_CHECK int cli_usage_error(const char *fmt, ...) PRINTF_LIKE(1, 2);
 
-/* A line for people, control characters of `%s` arguments included as \xNN: nothing in a name
-   reaches a terminal. No newline needed. */
+/* One line for people; the newline is added. Control characters, and bytes that are not UTF-8,
+   become \xNN: nothing in a name reaches a terminal. So a text of several lines is said line by
+   line. */
 void cli_say(struct cli *cli, const char *fmt, ...) PRINTF_LIKE(2, 3);
 /* The same to stderr, always: "vera: warning: ...", "hint: ...". */
 void cli_note(const char *fmt, ...) PRINTF_LIKE(1, 2);
