@@ -111,6 +111,7 @@ void cli_note(const char *fmt, ...) PRINTF_LIKE(1, 2);
    printed, so a failure leaves no half of it. */
 void cli_json_begin(struct json_writer *writer, struct buf *buf);
 MUST_CHECK int cli_json_end(struct json_writer *writer);
+/* NULL: null. */
 void cli_json_digest(
     struct json_writer *writer, const char *key, const struct digest *digest, bool is_snapshot
 );
@@ -130,6 +131,7 @@ struct source {
     struct loaded_adapter loaded; /* into snapshot */
     bool is_version;              /* `commit` is valid */
     struct commit_id commit;
+    struct adapter_files files; /* of a directory, with what was left out; else empty */
 };
 #define AUTO_SOURCE(name) __attribute__((cleanup(source_release))) struct source name = {0}
 /* `cli->store` may be NULL: then only directories. */
