@@ -15,6 +15,7 @@
 #include <linux/fs.h>
 #include <poll.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/random.h>
@@ -202,7 +203,7 @@ struct copy {
     uint64_t from_offset, to_offset, len, done;
 };
 
-/* Share the blocks. Whatever goes wrong, the copies below go on and word the error. */
+/* Whatever goes wrong, the copies below go on and word the error. */
 static void copy_clone(struct copy *copy)
 {
     uint64_t whole = copy->len - copy->len % CLONE_UNIT;
@@ -216,6 +217,14 @@ static void copy_clone(struct copy *copy)
     if (whole && copy->from_offset % CLONE_UNIT == 0 && copy->to_offset % CLONE_UNIT == 0 &&
         ioctl(copy->to, FICLONERANGE, &range) == 0)
         copy->done = whole;
+}
+
+uint64_t file_clone(int from, int to, uint64_t len)
+{
+    struct copy copy = {from, to, 0, 0, len, 0};
+
+    copy_clone(&copy);
+    return copy.done;
 }
 
 static int copy_in_kernel(struct copy *copy)
@@ -411,6 +420,53 @@ int dir_make(const char *path)
     return err;
 }
 
+/* The absolute path without symlinks of `path` or, where nothing is there, of its parent; NULL
+   where that is missing too. */
+static int path_resolve(char **out, const char *path)
+{
+    AUTO_FREE(char, parent);
+    AUTO_FREE(char, trimmed);
+    size_t len = strlen(path);
+
+    *out = realpath(path, NULL);
+    if (*out || errno != ENOENT)
+        return *out ? 0 : file_error(path);
+    while (len > 1 && path[len - 1] == '/')
+        len--;
+    if (!(trimmed = bytes_dup((struct bytes){(const uint8_t *)path, len})))
+        return error_set(E_NOMEM, "out of memory for a path");
+    int err = path_parent(&parent, trimmed);
+    if (err < 0)
+        return err;
+    *out = realpath(parent, NULL);
+    return *out || errno == ENOENT ? 0 : file_error(path);
+}
+
+/* By inode, so that bind mounts and names in another case are seen too. */
+int path_is_inside(bool *out, const char *path, const char *dir)
+{
+    AUTO_FREE(char, at);
+    struct stat wanted, here;
+    bool inside = false;
+
+    if (stat(dir, &wanted) != 0)
+        return file_error(dir);
+    int err = path_resolve(&at, path);
+    if (err < 0)
+        return err;
+    for (size_t len = at ? strlen(at) : 0; len > 0 && !inside;) {
+        if (stat(at, &here) != 0)
+            return file_error(at);
+        inside = here.st_dev == wanted.st_dev && here.st_ino == wanted.st_ino;
+        len = len > 1 ? (size_t)(path_name(at) - at) : 0;
+        if (len > 1)
+            len--;
+        at[len ? len : 1] = '\0';
+    }
+    *out = inside;
+    return 0;
+}
+
 bool dir_has(const char *path, const char *name)
 {
     AUTO_FREE(char, file);
@@ -453,6 +509,23 @@ int dir_next(const char **out, DIR *dir, const char *path)
         return file_error(path);
     *out = entry ? entry->d_name : NULL;
     return 0;
+}
+
+int dir_names(struct buf *out, const char *path)
+{
+    __attribute__((cleanup(dir_release))) DIR *dir = NULL;
+    const char *entry = NULL;
+    uint64_t count = 0;
+    int err = 0;
+
+    if (!(dir = opendir(path)))
+        return file_error(path);
+    while (err == 0 && (err = dir_next(&entry, dir, path)) == 0 && entry) {
+        if (++count > LIMIT_ENTRIES)
+            return error_set(E_LIMIT, "%s: more than %" PRIu64 " entries", path, LIMIT_ENTRIES);
+        err = buf_append(out, entry, strlen(entry) + 1);
+    }
+    return err;
 }
 
 static int tree_remove_at(int at, const char *name, const char *path, unsigned depth)

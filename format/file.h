@@ -36,6 +36,10 @@ MUST_CHECK int file_read(struct buf *out, const char *path, uint64_t limit);
 MUST_CHECK int fd_read_all(struct buf *out, int fd, uint64_t limit, const char *path);
 MUST_CHECK int fd_write_all(int fd, const void *data, size_t len, const char *path);
 
+/* Share the blocks of the first `len` bytes with an empty file, as far as they are whole. Returns
+   how many bytes are shared: 0 where the file system cannot. */
+uint64_t file_clone(int from, int to, uint64_t len);
+
 /* Copy a range between two open files: reflink where both sides allow it, else in the kernel, else
    by hand. *cloned_bytes (may be NULL) grows by what was reflinked. */
 MUST_CHECK int file_copy_range(
@@ -66,11 +70,19 @@ MUST_CHECK int path_parent(char **out, const char *path);
 /* A hidden name in `dir` that nobody else has: ".<name>.vera-" and six random letters. */
 MUST_CHECK int path_temporary(char **out, const char *dir, const char *name);
 
+/* Is `path`, symlinks followed, the directory `dir` or inside it? Where nothing is at `path`: is
+   what would be created there inside? False where its parent is missing too. */
+MUST_CHECK int path_is_inside(bool *out, const char *path, const char *dir);
+
 /* fsync all files and directories of a tree that holds nothing else. */
 MUST_CHECK int tree_sync(const char *path);
 
 /* The next entry's name, but "." and "..": valid until the next call, NULL after the last. */
 MUST_CHECK int dir_next(const char **out, DIR *dir, const char *path);
+
+/* Append the names in a directory but "." and "..", NUL-terminated, one after the other, in no
+   order. E_LIMIT above LIMIT_ENTRIES. */
+MUST_CHECK int dir_names(struct buf *out, const char *path);
 
 /* Remove a tree, symlinks as links. Nothing there: 0. */
 MUST_CHECK int tree_remove(const char *path);

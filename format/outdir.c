@@ -300,21 +300,6 @@ static int staging_rename(struct outdir *out)
     return err;
 }
 
-/* The entries of a directory as NUL-terminated names, one after the other. */
-static int entry_names(struct buf *out, const char *path)
-{
-    const char *entry = NULL;
-    DIR *dir = opendir(path);
-    int err = 0;
-
-    if (!dir)
-        return file_error(path);
-    while (err == 0 && (err = dir_next(&entry, dir, path)) == 0 && entry)
-        err = buf_append(out, entry, strlen(entry) + 1);
-    closedir(dir);
-    return err;
-}
-
 static int entry_move(const char *from_dir, const char *to_dir, const char *name)
 {
     AUTO_FREE(char, from);
@@ -337,7 +322,7 @@ static int entries_move_up(struct outdir *out)
     AUTO_BUF(names);
     size_t at = 0;
 
-    int err = entry_names(&names, out->staging);
+    int err = dir_names(&names, out->staging);
     while (err == 0 && at < names.len) {
         const char *name = (const char *)names.data + at;
         err = entry_move(out->staging, out->target, name);

@@ -325,6 +325,43 @@ static void test_directories_are_made_with_their_parents(void **state)
     assert_false(dir_has("missing", "file"));
 }
 
+static void test_what_is_inside_a_directory_is_seen_through_links(void **state)
+{
+    static const struct {
+        const char *path;
+        bool inside;
+    } cases[] = {
+        {"base", true},           {"base/", true},
+        {"base/new", true},       {"base/new/", true},
+        {"base/sub/new", true},   {"base/sub", true},
+        {"link", true},           {"link/new", true},
+        {"based", false},         {".", false},
+        {"new", false},           {"/", false},
+        {"base/../other", false}, {"out", false},
+        {"missing/new", false},   {"base/sub/../..", false},
+        {"base/file", true},
+    };
+    bool inside = false;
+
+    (void)state;
+    assert_int_equal(dir_make("base/sub"), 0);
+    assert_int_equal(dir_make("based"), 0);
+    put("base/file", "x");
+    assert_int_equal(symlink("base/sub", "link"), 0);
+    assert_int_equal(symlink("../based", "base/out"), 0);
+    assert_int_equal(symlink("based", "out"), 0);
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        assert_int_equal(path_is_inside(&inside, cases[i].path, "base"), 0);
+        assert_int_equal(inside, cases[i].inside);
+    }
+    assert_int_equal(path_is_inside(&inside, "base/out/new", "base"), 0);
+    assert_false(inside);
+    assert_int_equal(path_is_inside(&inside, "base", "/"), 0);
+    assert_true(inside);
+    assert_int_equal(path_is_inside(&inside, "base", "missing"), E_NOTFOUND);
+    assert_int_equal(path_is_inside(&inside, "base/file/new", "base"), E_IO);
+}
+
 static void test_removing_a_tree_follows_no_link(void **state)
 {
     (void)state;
@@ -602,6 +639,7 @@ int main(void)
         SCRATCH_TEST(test_a_write_that_fails_leaves_the_old_file),
         SCRATCH_TEST(test_a_full_disk_is_said_with_a_hint),
         SCRATCH_TEST(test_directories_are_made_with_their_parents),
+        SCRATCH_TEST(test_what_is_inside_a_directory_is_seen_through_links),
         SCRATCH_TEST(test_removing_a_tree_follows_no_link),
         SCRATCH_TEST(test_targets_are_new_or_empty_or_replaced_by_force),
         SCRATCH_TEST(test_an_empty_current_directory_is_filled),
