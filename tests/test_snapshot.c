@@ -16,28 +16,7 @@
 
 #include "format/file.h"
 #include "format/limits.h"
-
-/* Allocations until the one that fails; negative: none does. */
-static int fault_after = -1;
-
-static bool fault(void)
-{
-    return fault_after >= 0 && fault_after-- == 0;
-}
-
-void *__real_realloc(void *p, size_t n);
-void *__wrap_realloc(void *p, size_t n);
-void *__wrap_realloc(void *p, size_t n)
-{
-    return fault() ? NULL : __real_realloc(p, n);
-}
-
-void *__real_calloc(size_t count, size_t size);
-void *__wrap_calloc(size_t count, size_t size);
-void *__wrap_calloc(size_t count, size_t size)
-{
-    return fault() ? NULL : __real_calloc(count, size);
-}
+#include "tests/fault.h"
 
 /* Every adapter directory of the fixtures, by its path below adapter/. */
 static char adapters[128][64];
@@ -334,12 +313,13 @@ static void test_a_declared_basis_is_bound_to_its_base(void **state)
 
 static struct adapter_file *file_of(struct adapter_files *files, const char *path)
 {
-    for (size_t i = 0; i < files->count; i++) {
-        if (strcmp(files->files[i].path, path) == 0)
-            return &files->files[i];
-    }
-    fail_msg("no %s", path);
-    return NULL;
+    size_t i = 0;
+
+    while (i < files->count && strcmp(files->files[i].path, path) != 0)
+        i++;
+    if (i == files->count)
+        fail_msg("no %s", path);
+    return &files->files[i];
 }
 
 /* Where the bytes of A and B begin and end in the model file. */
