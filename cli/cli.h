@@ -111,7 +111,7 @@ void cli_note(const char *fmt, ...) PRINTF_LIKE(1, 2);
    printed, so a failure leaves no half of it. */
 void cli_json_begin(struct json_writer *writer, struct buf *buf);
 MUST_CHECK int cli_json_end(struct json_writer *writer);
-/* NULL: null. */
+/* A NULL digest or commit: null. */
 void cli_json_digest(
     struct json_writer *writer, const char *key, const struct digest *digest, bool is_snapshot
 );
