@@ -1,5 +1,6 @@
 #include "format/frame.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -522,4 +523,105 @@ int frame_vectors(struct frame_vector **out, size_t *out_count, const struct saf
     *out = vectors;
     *out_count = count;
     return 0;
+}
+
+/* Parts */
+
+struct cutter {
+    struct buf vectors, parts; /* arrays; a part's vectors are pointed to at the end */
+    struct frame_part open;
+    uint64_t part_bytes;
+};
+
+static int part_close(struct cutter *cutter)
+{
+    int err = buf_append(&cutter->parts, &cutter->open, sizeof(cutter->open));
+
+    cutter->open = (struct frame_part){.begin = cutter->open.begin + cutter->open.bytes};
+    return err;
+}
+
+static int part_add(struct cutter *cutter, struct frame_vector piece)
+{
+    cutter->open.count++;
+    cutter->open.bytes += piece.bytes;
+    return buf_append(&cutter->vectors, &piece, sizeof(piece));
+}
+
+/* As much of the vector as fits into the open part, the rest into the next ones. */
+static int vector_cut(struct cutter *cutter, struct frame_vector vector)
+{
+    int err;
+
+    for (;;) {
+        struct frame_vector piece = vector;
+        uint64_t room = cutter->part_bytes - cutter->open.bytes;
+        if (piece.bytes > room)
+            piece.bytes = room - room % vector.width;
+        if ((piece.bytes || !vector.bytes) && (err = part_add(cutter, piece)) < 0)
+            return err;
+        vector.bytes -= piece.bytes;
+        if (!vector.bytes)
+            return 0;
+        if ((err = part_close(cutter)) < 0)
+            return err;
+    }
+}
+
+int frame_parts_cut(
+    struct frame_parts *out, const struct frame_vector *vectors, size_t count, uint64_t part_bytes
+)
+{
+    struct cutter cutter = {.part_bytes = part_bytes};
+    uint64_t bytes;
+
+    assert(part_bytes >= WIDTH_MAX);
+    int err = check_vectors(&bytes, vectors, count, E_INVALID);
+    if (err == 0)
+        err = buf_reserve(&cutter.vectors, count * sizeof(*vectors));
+    for (size_t i = 0; err == 0 && i < count; i++)
+        err = vector_cut(&cutter, vectors[i]);
+    if (err < 0 || (err = part_close(&cutter)) < 0) {
+        buf_release(&cutter.vectors);
+        buf_release(&cutter.parts);
+        return err;
+    }
+    struct frame_parts parts = {.count = cutter.parts.len / sizeof(struct frame_part)};
+    parts.parts = (struct frame_part *)(void *)buf_take(&cutter.parts).data;
+    parts.vectors = (struct frame_vector *)(void *)buf_take(&cutter.vectors).data;
+    const struct frame_vector *at = parts.vectors;
+    for (size_t i = 0; i < parts.count; i++) {
+        parts.parts[i].vectors = at;
+        at += parts.parts[i].count;
+    }
+    *out = parts;
+    return 0;
+}
+
+void frame_parts_release(struct frame_parts *parts)
+{
+    free(parts->parts);
+    free(parts->vectors);
+    *parts = (struct frame_parts){0};
+}
+
+int frame_part_encode(struct buf *out, struct bytes payload, const struct frame_part *part)
+{
+    struct digest digest;
+
+    if (part->begin > payload.len || part->bytes > payload.len - part->begin)
+        return error_set(E_INVALID, "frame: the part is not the payload's");
+    struct bytes bytes = {payload.data ? payload.data + part->begin : NULL, (size_t)part->bytes};
+    int err = digest_of(&digest, bytes);
+    return err < 0 ? err : frame_encode(out, bytes, &digest, part->vectors, part->count);
+}
+
+int frame_part_decode(struct buf *payload, struct bytes frame, const struct frame_part *part)
+{
+    AUTO_BUF(bytes);
+
+    if (payload->len != part->begin)
+        return error_set(E_CORRUPT, "frame: a part behind %zu bytes", payload->len);
+    int err = frame_decode(&bytes, frame, part->vectors, part->count);
+    return err < 0 ? err : buf_append(payload, bytes.data, bytes.len);
 }

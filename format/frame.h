@@ -28,6 +28,7 @@
 #define FORMAT_FRAME_H
 
 #include "format/digest.h"
+#include "format/limits.h"
 #include "format/safetensors.h"
 
 enum frame_group { FRAME_GROUP_D, FRAME_GROUP_OTHER };
@@ -70,8 +71,46 @@ MUST_CHECK int
 frame_decode(struct buf *out, struct bytes frame, const struct frame_vector *vectors, size_t count);
 
 /* The vectors of an adapter's payload: every tensor of the table but A and B
- *("base_model.vera_A/B"). out is owned by the caller (free). */
+   ("base_model.vera_A", "base_model.vera_B"). out is owned by the caller (free). */
 MUST_CHECK int
 frame_vectors(struct frame_vector **out, size_t *out_count, const struct safetensors *layout);
+
+/*
+ * A payload above FRAME_PART_BYTES is several frames, since git hosts refuse large files. A part
+ * takes vectors, in order, until the next value would make it too large: so a vector may be cut,
+ * between two values, and the parts follow from the layout alone.
+ */
+#define FRAME_PART_BYTES (64 * MIB)
+
+struct frame_part {
+    const struct frame_vector *vectors; /* [count], whole or cut; owned by the parts */
+    size_t count;
+    uint64_t begin, bytes; /* in the payload */
+};
+
+struct frame_parts {
+    struct frame_part *parts; /* in payload order, covering it; one, empty, of an empty payload */
+    size_t count;
+    struct frame_vector *vectors; /* of all parts */
+};
+
+#define AUTO_FRAME_PARTS(name)                                                                     \
+    __attribute__((cleanup(frame_parts_release))) struct frame_parts name = {0}
+
+/* Cut the vectors into parts of at most `part_bytes`: FRAME_PART_BYTES, or less in a test, 8 at
+   least. Errors: E_INVALID, E_LIMIT (a payload above 2 GiB), E_NOMEM. */
+MUST_CHECK int frame_parts_cut(
+    struct frame_parts *out, const struct frame_vector *vectors, size_t count, uint64_t part_bytes
+);
+void frame_parts_release(struct frame_parts *parts);
+
+/* frame_encode() of one part of the whole payload. */
+MUST_CHECK int
+frame_part_encode(struct buf *out, struct bytes payload, const struct frame_part *part);
+
+/* frame_decode() of one part, appended to the payload, which holds the parts before it: E_CORRUPT
+   where it does not. Reserve the payload's bytes before the first one. */
+MUST_CHECK int
+frame_part_decode(struct buf *payload, struct bytes frame, const struct frame_part *part);
 
 #endif
