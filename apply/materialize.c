@@ -1,0 +1,327 @@
+/*
+ * Write the merged model, or check that it could be. See materialize.h.
+ *
+ * Neither dtype nor shape of a tensor changes, so every header and every offset stays: a shard is
+ * the base's with some ranges rewritten. Where the file system shares blocks the whole shard is
+ * shared first; where it does not, only what lies between the ranges is copied, so nothing is
+ * written twice.
+ */
+#include "apply/materialize.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "apply/output.h"
+#include "format/limits.h"
+
+#define COPY_BYTES (64 * MIB) /* between two reports of progress */
+
+static double seconds_now(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+
+/* The output must not be written into the base, nor replace it. */
+static int check_place(const struct model *model, const char *target)
+{
+    bool inside = false;
+
+    int err = path_is_inside(&inside, target, model->dir);
+    if (err == 0 && inside)
+        err = error_set(E_INVALID, "%s: lies in the base model's directory", target);
+    if (err < 0)
+        return err == E_INVALID ? error_hint(err, "give a directory beside the base model") : err;
+    err = path_is_inside(&inside, model->dir, target);
+    for (size_t i = 0; err == 0 && !inside && i < model->shard_count; i++)
+        err = path_is_inside(&inside, model->shards[i].path, target);
+    if (err == E_NOTFOUND)
+        return 0; /* nothing is at the target, so nothing is in it */
+    if (err == 0 && inside)
+        return error_set(E_INVALID, "%s: holds the base model", target);
+    return err;
+}
+
+/* Writing */
+
+/* How a copy is named in an error: either side may be the one that failed. */
+static int copy_name(struct buf *out, const char *from, const struct outdir *dir, const char *name)
+{
+    return buf_printf(out, "%s to %s/%s", from, dir->target, name);
+}
+
+/* A shard on its way. */
+struct shard_copy {
+    struct stream *stream;
+    struct apply_result *result;
+    int from, to;
+    uint64_t shared; /* this many bytes are the base's already */
+    uint64_t begin;  /* of the tensor at hand, in the file */
+    const char *name;
+    const char *path; /* both files, for errors */
+};
+
+static int gap_copy(struct shard_copy *copy, uint64_t begin, uint64_t end)
+{
+    while (begin < end) {
+        uint64_t len = end - begin < COPY_BYTES ? end - begin : COPY_BYTES, cloned = 0;
+        if (begin < copy->shared) {
+            len = copy->shared - begin < len ? copy->shared - begin : len;
+            cloned = len;
+        } else {
+            int err = file_copy_range(copy->from, begin, copy->to, begin, len, &cloned, copy->path);
+            if (err < 0)
+                return err;
+        }
+        copy->result->bytes_cloned += cloned;
+        copy->result->bytes_written += len - cloned;
+        begin += len;
+        stream_advance(copy->stream, len);
+    }
+    return 0;
+}
+
+static int block_write(void *context, struct bytes block, uint64_t offset)
+{
+    struct shard_copy *copy = context;
+
+    copy->result->bytes_written += block.len;
+    return file_write_at(copy->to, block.data, block.len, copy->begin + offset, copy->name);
+}
+
+/* The header comes from memory: it is what the plan was made from. */
+static int header_write(struct shard_copy *copy, const struct buf *header)
+{
+    if (copy->shared >= header->len)
+        return gap_copy(copy, 0, header->len);
+    copy->result->bytes_written += header->len;
+    stream_advance(copy->stream, header->len);
+    return file_write_at(copy->to, header->data, header->len, 0, copy->name);
+}
+
+/* Once a pin does not match, the output is lost: what is left is only hashed, to name the rest. */
+static int shard_stream(struct shard_copy *copy, size_t number)
+{
+    const struct rewrites *all = copy->stream->rewrites;
+    const struct shard *shard = &all->model->shards[number];
+    uint64_t done = shard->header.len;
+    size_t begin, end;
+
+    int err = header_write(copy, &shard->header);
+    rewrites_of_shard(&begin, &end, all, number);
+    for (size_t i = begin; err == 0 && i < end; i++) {
+        const struct tensor *tensor = all->tensors[i].base.tensor;
+        bool wanted = copy->stream->differing.len == 0;
+        copy->begin = shard->header.len + tensor->begin;
+        if (wanted && (err = gap_copy(copy, done, copy->begin)) < 0)
+            break;
+        err = stream_tensor(copy->stream, i, copy->from, wanted ? block_write : NULL, copy);
+        done = shard->header.len + tensor->end;
+    }
+    if (err == 0 && copy->stream->differing.len == 0)
+        err = gap_copy(copy, done, shard->bytes);
+    return err;
+}
+
+static int shard_write(
+    struct outdir *dir,
+    struct apply_result *result,
+    struct stream *stream,
+    const char *name,
+    size_t number
+)
+{
+    const struct model *model = stream->rewrites->model;
+    AUTO_FREE(char, full);
+    AUTO_BUF(both);
+    AUTO_FD(owner);
+    AUTO_FD(to);
+    int from = -1, err;
+
+    if ((err = path_join(&full, dir->target, name)) < 0 ||
+        (err = copy_name(&both, model->shards[number].path, dir, name)) < 0 ||
+        (err = model_shard_open(&from, &owner, model, number)) < 0 ||
+        (err = outdir_create(&to, dir, name)) < 0)
+        return err;
+    struct shard_copy copy = {
+        .stream = stream,
+        .result = result,
+        .from = from,
+        .to = to,
+        .name = full,
+        .path = (const char *)both.data,
+    };
+    copy.shared = file_clone(from, to, model->shards[number].bytes);
+    return shard_stream(&copy, number);
+}
+
+static int added_write(
+    struct outdir *dir,
+    struct apply_result *result,
+    struct stream *stream,
+    const struct output *output
+)
+{
+    const struct rewrites *all = stream->rewrites;
+    AUTO_FD(fd);
+    int err;
+
+    if (all->added_count == 0)
+        return 0;
+    const char *name = output->shards[output->shard_count - 1];
+    if ((err = outdir_create(&fd, dir, name)) < 0 ||
+        (err = fd_write_all(fd, output->header.data, output->header.len, name)) < 0)
+        return err;
+    result->bytes_written += output->header.len;
+    for (size_t i = 0; err == 0 && i < all->added_count; i++) {
+        err = fd_write_all(fd, all->added[i].data.data, all->added[i].data.len, name);
+        result->bytes_written += all->added[i].data.len;
+    }
+    return err;
+}
+
+static int
+file_take_over(struct outdir *dir, struct apply_result *result, const char *base, const char *path)
+{
+    AUTO_FREE(char, full);
+    AUTO_BUF(both);
+    AUTO_FD(from);
+    AUTO_FD(to);
+    uint64_t bytes = 0, cloned = 0;
+    int err;
+
+    if ((err = path_join(&full, base, path)) < 0 || (err = copy_name(&both, full, dir, path)) < 0 ||
+        (err = file_open(&from, &bytes, full)) < 0 || (err = outdir_create(&to, dir, path)) < 0)
+        return err;
+    err = file_copy_range(from, 0, to, 0, bytes, &cloned, (const char *)both.data);
+    if (err < 0)
+        return err;
+    result->bytes_cloned += cloned;
+    result->bytes_written += bytes - cloned;
+    return 0;
+}
+
+static int output_write(
+    struct outdir *dir,
+    struct apply_result *result,
+    struct stream *stream,
+    const struct output *output
+)
+{
+    const struct model *model = stream->rewrites->model;
+    int err = 0;
+
+    for (size_t i = 0; err == 0 && i < model->shard_count; i++)
+        err = shard_write(dir, result, stream, output->shards[i], i);
+    if (err < 0 || (err = stream_check_pins(stream)) < 0 ||
+        (err = added_write(dir, result, stream, output)) < 0)
+        return err;
+    if (output->index.len) {
+        result->bytes_written += output->index.len;
+        err = outdir_write(dir, MODEL_INDEX, buf_bytes(&output->index));
+    }
+    for (size_t i = 0; err == 0 && i < output->files.count; i++)
+        err = file_take_over(dir, result, model->dir, output->files.paths[i]);
+    return err;
+}
+
+static uint64_t shard_bytes(const struct model *model)
+{
+    uint64_t bytes = 0;
+
+    for (size_t i = 0; i < model->shard_count; i++)
+        bytes += model->shards[i].bytes;
+    return bytes;
+}
+
+int materialize(
+    struct apply_result *out,
+    const struct apply_input *inputs,
+    size_t input_count,
+    const struct model *model,
+    const char *target,
+    const struct apply_options *options
+)
+{
+    AUTO_APPLY_RESULT(result);
+    AUTO_REWRITES(rewrites);
+    AUTO_STREAM(stream);
+    AUTO_OUTPUT(output);
+    AUTO_OUTDIR(dir);
+    double begin = seconds_now();
+    int err;
+
+    if ((err = check_place(model, target)) < 0 ||
+        (err = rewrites_init(&rewrites, inputs, input_count, model)) < 0 ||
+        (err = output_plan(&output, &rewrites)) < 0 ||
+        (err = stream_init(&stream, &rewrites, options, shard_bytes(model))) < 0 ||
+        (err = outdir_begin(&dir, target, options->force)) < 0 ||
+        (err = output_write(&dir, &result, &stream, &output)) < 0 ||
+        (err = stream_report(&result, &stream)) < 0 || (err = outdir_commit(&dir)) < 0)
+        return err;
+    rewrites_count(&result, &rewrites);
+    result.seconds = seconds_now() - begin;
+    *out = result;
+    result = (struct apply_result){0};
+    return 0;
+}
+
+/* Checking */
+
+static int shard_check(struct stream *stream, size_t number)
+{
+    AUTO_FD(owner);
+    size_t begin, end;
+    int fd = -1, err;
+
+    rewrites_of_shard(&begin, &end, stream->rewrites, number);
+    if (begin == end)
+        return 0;
+    err = model_shard_open(&fd, &owner, stream->rewrites->model, number);
+    for (size_t i = begin; err == 0 && i < end; i++)
+        err = stream_tensor(stream, i, fd, NULL, NULL);
+    return err;
+}
+
+static uint64_t rewritten_bytes(const struct rewrites *rewrites)
+{
+    uint64_t bytes = 0;
+
+    for (size_t i = 0; i < rewrites->count; i++)
+        bytes += tensor_bytes(rewrites->tensors[i].base.tensor);
+    return bytes;
+}
+
+int materialize_check(
+    struct apply_result *out,
+    const struct apply_input *inputs,
+    size_t input_count,
+    const struct model *model,
+    const struct apply_options *options
+)
+{
+    AUTO_APPLY_RESULT(result);
+    AUTO_REWRITES(rewrites);
+    AUTO_STREAM(stream);
+    AUTO_OUTPUT(output);
+    double begin = seconds_now();
+    int err;
+
+    if ((err = rewrites_init(&rewrites, inputs, input_count, model)) < 0 ||
+        (err = output_plan(&output, &rewrites)) < 0 ||
+        (err = stream_init(&stream, &rewrites, options, rewritten_bytes(&rewrites))) < 0)
+        return err;
+    for (size_t i = 0; err == 0 && i < model->shard_count; i++)
+        err = shard_check(&stream, i);
+    if (err < 0 || (err = stream_check_pins(&stream)) < 0 ||
+        (err = stream_report(&result, &stream)) < 0)
+        return err;
+    rewrites_count(&result, &rewrites);
+    result.seconds = seconds_now() - begin;
+    *out = result;
+    result = (struct apply_result){0};
+    return 0;
+}
