@@ -31,7 +31,10 @@ enum complete {
     COMPLETE_DIRECTORY,
     COMPLETE_REVISION, /* branches and tags */
     COMPLETE_BRANCH,
-    COMPLETE_WORDS, /* the words of `value`, as in "auto|cpu|cuda"; nothing else is accepted */
+    COMPLETE_TAG,
+    COMPLETE_COMMAND,
+    COMPLETE_WORDS, /* the words of `value` (of an operand's `name`), as in "auto|cpu|cuda": nothing
+                       else is accepted */
 };
 
 struct cli_list {
@@ -45,7 +48,7 @@ struct cli_count {
 };
 
 struct option {
-    const char *name; /* "branch" */
+    const char *name; /* "branch"; "" where it has only a letter */
     char letter;      /* 'b', or 0 */
     enum option_kind kind;
     size_t target;     /* offsetof() in the command's own struct of arguments */

@@ -41,6 +41,16 @@ int file_error(const char *path)
     return code;
 }
 
+void file_claim_standard(void)
+{
+    static const int against[] = {O_WRONLY, O_RDONLY, O_RDONLY}; /* the way that is not used */
+
+    /* open() gives the lowest descriptor that is free. */
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", against[fd]) < 0)
+            return;
+}
+
 void fd_release(int *fd)
 {
     int saved = errno;

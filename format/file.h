@@ -18,6 +18,10 @@ MUST_CHECK int file_error(const char *path);
 #define AUTO_FD(name) __attribute__((cleanup(fd_release))) int name = -1
 void fd_release(int *fd);
 
+/* Open what is closed of descriptors 0, 1 and 2, so that no file is taken for standard input or
+   output; reading and writing there fail as they would have. */
+void file_claim_standard(void);
+
 /* A regular file (symlinks followed), open for reading, and its size. E_INVALID for anything else;
    never blocks on a FIFO. */
 MUST_CHECK int file_open(int *out_fd, uint64_t *out_bytes, const char *path);

@@ -1,0 +1,236 @@
+/* Printing: lines for people, JSON for programs. See cli.h. */
+#include "cli/output.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/progress.h"
+
+/* How many bytes the text begins with that are one character fit to be shown; 0: the first is not.
+ */
+static size_t plain_length(struct bytes text)
+{
+    size_t n = utf8_length(text);
+
+    if (n == 1 && (text.data[0] < 0x20 || text.data[0] == 0x7f))
+        return 0;
+    if (n == 2 && text.data[0] == 0xc2 && text.data[1] < 0xa0)
+        return 0;
+    return n;
+}
+
+void output_plain(FILE *file, struct bytes text)
+{
+    size_t done = 0;
+
+    for (size_t i = 0; i < text.len;) {
+        size_t n = plain_length((struct bytes){text.data + i, text.len - i});
+        if (n == 0) {
+            fwrite(text.data + done, 1, i - done, file);
+            fprintf(file, "\\x%02x", text.data[i]);
+            done = i + 1;
+        }
+        i += n ? n : 1;
+    }
+    fwrite(text.data + done, 1, text.len - done, file);
+}
+
+/* One line of any length. */
+static void print_line(FILE *file, const char *fmt, va_list ap)
+{
+    AUTO_FREE(char, heap);
+    char stack[512];
+    char *text = stack;
+    va_list again;
+
+    va_copy(again, ap);
+    int len = vsnprintf(stack, sizeof(stack), fmt, ap);
+    if (len >= (int)sizeof(stack)) {
+        heap = array_new((size_t)len + 1, 1);
+        if (heap) {
+            vsnprintf(heap, (size_t)len + 1, fmt, again);
+            text = heap;
+        }
+    }
+    va_end(again);
+    output_plain(file, text_bytes(text));
+    fputc('\n', file);
+}
+
+void cli_say(struct cli *cli, const char *fmt, ...)
+{
+    va_list ap;
+
+    progress_clear(cli->progress);
+    va_start(ap, fmt);
+    print_line(cli->human, fmt, ap);
+    va_end(ap);
+}
+
+void cli_note(const char *fmt, ...)
+{
+    va_list ap;
+
+    va_start(ap, fmt);
+    print_line(stderr, fmt, ap);
+    va_end(ap);
+}
+
+int cli_usage_error(const char *fmt, ...)
+{
+    char text[1024];
+    va_list ap;
+
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof(text), fmt, ap);
+    va_end(ap);
+    return error_set(CLI_USAGE, "%s", text);
+}
+
+static void print_error(const char *message, const char *hint)
+{
+    size_t len = strcspn(message, "\n");
+
+    fputs("vera: ", stderr);
+    output_plain(stderr, (struct bytes){(const uint8_t *)message, len});
+    fputc('\n', stderr);
+    while (message[len]) {
+        message += len + 1;
+        len = strcspn(message, "\n");
+        output_plain(stderr, (struct bytes){(const uint8_t *)message, len});
+        fputc('\n', stderr);
+    }
+    if (hint)
+        cli_note("hint: %s", hint);
+}
+
+static int print_error_json(int err, const char *message, const char *hint)
+{
+    struct json_writer writer;
+    AUTO_BUF(buf);
+
+    cli_json_begin(&writer, &buf);
+    json_write_key(&writer, "error");
+    json_write_object_begin(&writer);
+    json_write_key(&writer, "code");
+    json_write_text(&writer, error_name(err == CLI_USAGE ? E_INVALID : err));
+    json_write_key(&writer, "message");
+    json_write_text(&writer, message);
+    json_write_key(&writer, "hint");
+    json_write_text(&writer, hint);
+    json_write_object_end(&writer);
+    return cli_json_end(&writer);
+}
+
+void output_error(int err, bool json)
+{
+    const char *message = error_message(), *hint = error_hint_text();
+
+    print_error(message, hint);
+    /* A stdout that takes nothing was, or will be, an error of its own. */
+    if (json)
+        (void)!print_error_json(err, message, hint);
+}
+
+static int stdout_error(void)
+{
+    if (errno == 0)
+        return error_set(E_IO, "standard output: not everything could be written");
+    return error_set(E_IO, "standard output: %s", strerror(errno));
+}
+
+int output_finish(void)
+{
+    errno = 0;
+    bool bad = fflush(stdout) != 0;
+    int flush_errno = errno;
+    bad |= ferror(stdout) != 0;
+    if (fclose(stdout) != 0) {
+        bad = true;
+        flush_errno = flush_errno ? flush_errno : errno;
+    }
+    errno = flush_errno;
+    return bad ? stdout_error() : 0;
+}
+
+void cli_json_begin(struct json_writer *writer, struct buf *buf)
+{
+    buf->len = 0;
+    json_write_init(writer, buf);
+    json_write_object_begin(writer);
+}
+
+int cli_json_end(struct json_writer *writer)
+{
+    json_write_object_end(writer);
+    int err = json_write_end(writer);
+    if (err < 0 || (err = buf_append_byte(writer->out, '\n')) < 0)
+        return err;
+    errno = 0;
+    fwrite(writer->out->data, 1, writer->out->len, stdout);
+    return fflush(stdout) == 0 ? 0 : stdout_error();
+}
+
+void cli_json_digest(
+    struct json_writer *writer, const char *key, const struct digest *digest, bool is_snapshot
+)
+{
+    char text[7 + DIGEST_HEX_SIZE] = "sha256:";
+
+    json_write_key(writer, key);
+    digest_hex(text + 7, digest);
+    json_write_text(writer, is_snapshot ? text : text + 7);
+}
+
+void cli_json_commit(struct json_writer *writer, const char *key, const struct commit_id *id)
+{
+    char hex[COMMIT_HEX_SIZE];
+
+    json_write_key(writer, key);
+    if (id)
+        commit_hex(hex, id);
+    json_write_text(writer, id ? hex : NULL);
+}
+
+const char *cli_size(uint64_t bytes)
+{
+    static char texts[4][16];
+    static unsigned next;
+    const char *units = "kMGTPE";
+    char *text = texts[next++ % 4];
+    double value = (double)bytes / 1000;
+
+    if (bytes < 1000) {
+        snprintf(text, sizeof(texts[0]), "%" PRIu64 " B", bytes);
+        return text;
+    }
+    /* What would be rounded to four digits takes the next unit. */
+    while (value >= 999.95) {
+        value /= 1000;
+        units++;
+    }
+    snprintf(text, sizeof(texts[0]), "%.1f %cB", value, *units);
+    return text;
+}
+
+void cli_time(char out[32], time_t time, int offset_minutes, bool json)
+{
+    int minutes = offset_minutes < 0 ? -offset_minutes : offset_minutes;
+    time_t local;
+    struct tm tm;
+
+    /* A commit may claim any time and offset. */
+    if (minutes > 24 * 60 || __builtin_add_overflow(time, (time_t)offset_minutes * 60, &local) ||
+        !gmtime_r(&local, &tm) || tm.tm_year > 9999 - 1900 || tm.tm_year < 0) {
+        snprintf(out, 32, "@%" PRIdMAX, (intmax_t)time);
+        return;
+    }
+    size_t n = strftime(out, 32, json ? "%Y-%m-%dT%H:%M:%S" : "%Y-%m-%d %H:%M:%S ", &tm);
+    snprintf(
+        out + n, 32 - n, json ? "%c%02d:%02d" : "%c%02d%02d", offset_minutes < 0 ? '-' : '+',
+        minutes / 60, minutes % 60
+    );
+}

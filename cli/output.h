@@ -1,0 +1,17 @@
+/* What main() needs of cli/output.c besides cli.h. */
+#ifndef CLI_OUTPUT_H
+#define CLI_OUTPUT_H
+
+#include "cli/cli.h"
+
+/* The text with control characters (U+0000..1F, U+7F..9F) and bytes that are not UTF-8 as \xNN. */
+void output_plain(FILE *file, struct bytes text);
+
+/* The error that was set, to stderr: "vera: <message>", its details as lines of their own, then
+   "hint: ..."; with `json` as an object on stdout too. */
+void output_error(int err, bool json);
+
+/* Flush and close standard output: E_IO where what was printed did not arrive. */
+MUST_CHECK int output_finish(void);
+
+#endif
