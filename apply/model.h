@@ -25,6 +25,15 @@ struct model_tensor {
     size_t shard;
 };
 
+/* How config.json says that layers are stored: a square weight does not tell by its shape. */
+enum model_layers {
+    LAYERS_UNKNOWN, /* no config.json, no model_type, or code of the model's own */
+    LAYERS_LINEAR,  /* one of Transformers' own architectures: nn.Linear, [out, in] */
+    /* One of those that have Conv1D too, GPT-2's family: those layers are [in, out], and named
+       c_attn, c_proj, c_fc or q_attn. */
+    LAYERS_CONV1D,
+};
+
 struct model {
     char *dir;
     struct shard *shards; /* in byte order of file */
@@ -36,14 +45,16 @@ struct model {
     struct buf config; /* config.json, empty where there is none */
     /* config.json's tie_word_embeddings; where it says nothing: no lm_head.weight is there */
     bool tied_embeddings;
+    enum model_layers layers;
+    bool quantised; /* config.json has a quantization_config */
 };
 
 #define AUTO_MODEL(name) __attribute__((cleanup(model_release))) struct model name = {0}
 
 /* E_NOTFOUND (no directory, no weights in it), E_UNSUPPORTED (weights in another format, with a
-   hint), E_INVALID (an index that names a missing shard, or a tensor that its shard lacks; a file
-   name that leaves the directory), E_CORRUPT (a shard that is no whole safetensors file), E_LIMIT.
- */
+   hint), E_INVALID (no directory but a file; an index or config.json that is none; an index that
+   names a missing shard, or a tensor that its shard lacks, all of them listed; a file name that
+   leaves the directory), E_CORRUPT (a shard that is no whole safetensors file), E_LIMIT. */
 MUST_CHECK int model_open(struct model *out, const char *dir);
 void model_release(struct model *model);
 
@@ -53,6 +64,10 @@ bool model_find(struct model_tensor *out, const struct model *model, const char 
 /* A descriptor of a shard's file: the one that is kept open, or a new one, which *owner (an
    AUTO_FD) closes. E_IO where the file is not the one that model_open() read. */
 MUST_CHECK int model_shard_open(int *out_fd, int *owner, const struct model *model, size_t shard);
+
+/* The part of model_open() that reads config.json's text: tied_embeddings (which `has_lm_head`
+   decides where it says nothing), layers, quantised. E_INVALID where it is no JSON object. */
+MUST_CHECK int model_config_read(struct model *model, struct bytes json, bool has_lm_head);
 
 /* SHA-256 of one tensor's bytes, read in portions. */
 MUST_CHECK int model_digest(
