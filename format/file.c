@@ -297,7 +297,7 @@ int file_copy_range(
 }
 
 /* A file system that cannot sync directories says EINVAL. */
-static int fd_sync(int fd, const char *path)
+int fd_sync(int fd, const char *path)
 {
     while (fsync(fd) != 0) {
         if (errno == EINVAL)
@@ -314,6 +314,30 @@ int path_sync(const char *path)
 
     fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     return fd < 0 ? file_error(path) : fd_sync(fd, path);
+}
+
+void fd_sync_begin(int fd)
+{
+    (void)!sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE);
+}
+
+bool path_exists(const char *path)
+{
+    struct stat status;
+
+    return lstat(path, &status) == 0;
+}
+
+bool path_is_directory(const char *path)
+{
+    struct stat status;
+
+    return stat(path, &status) == 0 && S_ISDIR(status.st_mode);
+}
+
+int path_remove(const char *path)
+{
+    return unlink(path) == 0 || errno == ENOENT ? 0 : file_error(path);
 }
 
 int path_join(char **out, const char *dir, const char *name)

@@ -58,6 +58,18 @@ MUST_CHECK int file_copy_range(
 
 /* fsync a file or a directory by path. */
 MUST_CHECK int path_sync(const char *path);
+MUST_CHECK int fd_sync(int fd, const char *path);
+
+/* Begin to write a file to the disk, without waiting: where many are synced one after the other,
+   each then waits for little. */
+void fd_sync_begin(int fd);
+
+/* Is there something, be it a symlink? Is there a directory? */
+bool path_exists(const char *path);
+bool path_is_directory(const char *path);
+
+/* Remove a file or symlink. Nothing there: 0. */
+MUST_CHECK int path_remove(const char *path);
 
 /* Replace or create `path` whole: temporary sibling, fsync, rename, fsync of the directory. */
 MUST_CHECK int file_write(const char *path, struct bytes data);
@@ -95,6 +107,24 @@ MUST_CHECK int tree_remove(const char *path);
 bool dir_has(const char *path, const char *name);
 
 /*
+ * Locks on single bytes of a file (format/lock.c). They belong to the open file, so they end when
+ * it is closed, whatever ends its process.
+ */
+/* Open for reading and writing, created where it is missing; not through a symlink. */
+MUST_CHECK int lock_file_open(int *out_fd, const char *path);
+/* *got false: another holds it. */
+MUST_CHECK int lock_byte(bool *got, int fd, uint64_t byte, bool exclusive, const char *path);
+/* Let others see which process works here: lock_told() of another process gives its pid, 0 where
+   nobody told. */
+void lock_tell(int fd, uint64_t byte);
+int lock_told(int fd, uint64_t byte);
+/* Replace all that the file holds; not synced. */
+MUST_CHECK int lock_file_write(int fd, struct bytes data, const char *path);
+void lock_file_clear(int fd);
+/* All that it holds, at most `limit` bytes. */
+MUST_CHECK int lock_file_read(struct buf *out, int fd, uint64_t limit, const char *path);
+
+/*
  * The files of an adapter directory: which are taken is peft_takes_file(), `all`, and the rules of
  * DIR/.veraignore (gitignore syntax; a rule that matches decides, "!" takes a file that would be
  * left out). Symlinks to regular files are followed, symlinked directories and loops are left out
@@ -127,6 +157,8 @@ MUST_CHECK int outdir_begin(struct outdir *out, const char *target, bool force);
 /* Create a new file under the staging directory, and its folders. path_check() rules `path`. */
 MUST_CHECK int outdir_create(int *out_fd, struct outdir *out, const char *path);
 MUST_CHECK int outdir_write(struct outdir *out, const char *path, struct bytes data);
+/* A directory under the staging directory, and those above it; 0 where it is there. */
+MUST_CHECK int outdir_folder(struct outdir *out, const char *path);
 /* Sync everything, rename, sync the parent. */
 MUST_CHECK int outdir_commit(struct outdir *out);
 void outdir_release(struct outdir *out);

@@ -186,26 +186,41 @@ static int folder_enter(int *dir, const char *name, const char *path)
     return 0;
 }
 
-int outdir_create(int *out_fd, struct outdir *out, const char *path)
+/* Open the folder that `path` lies in, made where it is missing. *name: the path's last part, in
+   `parts`, which the caller frees. */
+static int
+parent_enter(int *out_fd, char **parts, char **name, struct outdir *out, const char *path)
 {
-    AUTO_FREE(char, parts);
     AUTO_FD(dir);
     int err = path_check(path);
 
     if (err < 0)
         return err;
-    parts = bytes_dup(text_bytes(path));
-    if (!parts)
+    if (!(*parts = bytes_dup(text_bytes(path))))
         return no_memory();
     dir = open(out->staging, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (dir < 0)
         return file_error(out->staging);
-    char *name = parts;
-    for (char *slash; (slash = strchr(name, '/')); name = slash + 1) {
+    *name = *parts;
+    for (char *slash; (slash = strchr(*name, '/')); *name = slash + 1) {
         *slash = '\0';
-        if ((err = folder_enter(&dir, name, path)) < 0)
+        if ((err = folder_enter(&dir, *name, path)) < 0)
             return error_wrap(err, "%s", out->target);
     }
+    *out_fd = dir;
+    dir = -1;
+    return 0;
+}
+
+int outdir_create(int *out_fd, struct outdir *out, const char *path)
+{
+    AUTO_FREE(char, parts);
+    AUTO_FD(dir);
+    char *name = NULL;
+
+    int err = parent_enter(&dir, &parts, &name, out, path);
+    if (err < 0)
+        return err;
     int fd = openat(dir, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
     if (fd < 0) {
         err = file_error(path);
@@ -213,6 +228,18 @@ int outdir_create(int *out_fd, struct outdir *out, const char *path)
     }
     *out_fd = fd;
     return 0;
+}
+
+int outdir_folder(struct outdir *out, const char *path)
+{
+    AUTO_FREE(char, parts);
+    AUTO_FD(dir);
+    char *name = NULL;
+
+    int err = parent_enter(&dir, &parts, &name, out, path);
+    if (err == 0 && (err = folder_enter(&dir, name, path)) < 0)
+        err = error_wrap(err, "%s", out->target);
+    return err;
 }
 
 int outdir_write(struct outdir *out, const char *path, struct bytes data)

@@ -15,7 +15,9 @@
 struct store {
     git_repository *repo;
     git_odb *odb;
-    char *path; /* of .vera, absolute, without a slash at the end */
+    git_odb_backend *loose; /* writes loose objects, without syncing them */
+    char *path;             /* of .vera, absolute, without a slash at the end */
+    unsigned wait_ms;       /* how long a lock is waited for */
 };
 
 #define REF_HEADS "refs/heads/"
@@ -24,7 +26,8 @@ struct store {
 
 /* libgit2's handles, released when the scope is left: AUTO_GIT(git_tree, tree);
    AUTO_GIT(git_commit, ...), git_reference, git_object, git_odb_object, git_tag, git_reflog,
-   git_signature, git_config, git_revwalk, git_reference_iterator, git_treebuilder. */
+   git_signature, git_config, git_revwalk, git_reference_iterator, git_refdb,
+   git_transaction. */
 #define AUTO_GIT(type, name) __attribute__((cleanup(type##_release))) type *name = NULL
 #define GIT_RELEASE(type)                                                                          \
     static inline void type##_release(type **handle)                                               \
@@ -43,7 +46,8 @@ GIT_RELEASE(git_signature)
 GIT_RELEASE(git_config)
 GIT_RELEASE(git_revwalk)
 GIT_RELEASE(git_reference_iterator)
-GIT_RELEASE(git_treebuilder)
+GIT_RELEASE(git_refdb)
+GIT_RELEASE(git_transaction)
 
 /* git.c: error_set() for a negative code of libgit2, "<text>: <libgit2's message>". E_NOTFOUND,
    E_EXISTS, E_INVALID (bad name, ambiguous), E_CONFLICT (locked, modified), E_CORRUPT (an object
@@ -54,14 +58,25 @@ struct commit_id commit_id_of(const git_oid *id);
 
 /* object.c: `type` is GIT_OBJECT_BLOB, _TREE, _COMMIT or _TAG. */
 
-/* What one operation has written so far. */
-struct objects {
+struct object_ids {
     git_oid *ids;
     size_t count, capacity;
-    uint64_t bytes; /* size on disk of those that were new */
+};
+
+/* What one operation has written so far. */
+struct objects {
+    struct object_ids written; /* or found, and not known to be synced */
+    struct object_ids settled; /* synced already, in order of id */
+    uint64_t bytes;            /* size on disk of those that were new */
 };
 #define AUTO_OBJECTS(name) __attribute__((cleanup(objects_release))) struct objects name = {0}
 void objects_release(struct objects *objects);
+
+/* The objects below this commit's tree need no sync: the commit is some ref's, and they were synced
+   before that ref moved. What cannot be read of it is left out. To be called before anything is
+   written. */
+MUST_CHECK int
+objects_settle(struct objects *objects, struct store *store, const struct commit_id *commit);
 
 /* Write as a loose object, or find it there: then it is read and compared, and a damaged loose one
    replaced. Not yet synced. */
@@ -69,7 +84,11 @@ MUST_CHECK int object_write(
     git_oid *out, struct objects *objects, struct store *store, git_object_t type, struct bytes data
 );
 /* Sync every loose object of `objects`, and the folders that they lie in. */
-MUST_CHECK int objects_sync(const struct objects *objects, struct store *store);
+MUST_CHECK int objects_sync(struct objects *objects, struct store *store);
+
+/* A commit or tree, parsed, its id verified; E_CORRUPT naming it where it is damaged or missing. */
+MUST_CHECK int commit_read(git_commit **out, struct store *store, const git_oid *id);
+MUST_CHECK int tree_read(git_tree **out, struct store *store, const git_oid *id);
 
 /* The bytes of an object, its id verified. E_CORRUPT, naming the id and `what` it is, where it is
    damaged, missing, of another type or above `limit` bytes (E_LIMIT, seen before memory is taken).
@@ -92,6 +111,8 @@ struct store_lock {
    the error's text only; libraries do not print); E_CONFLICT where it is not free in time; E_IO
    where the repository cannot be written. */
 MUST_CHECK int lock_write(struct store_lock *out, struct store *store);
+/* Exclusive, while refs move. */
+MUST_CHECK int lock_refs(struct store_lock *out, struct store *store);
 void lock_release(struct store_lock *lock);
 
 /* refs_move.c: all the changes or, where one of them is refused, none; by compare-and-swap, each
@@ -107,6 +128,12 @@ MUST_CHECK int
 refs_move(struct store *store, const struct ref_change *changes, size_t count, const char *message);
 /* Point HEAD at a branch ("refs/heads/x"), which need not exist. */
 MUST_CHECK int head_move(struct store *store, const char *ref, const char *message);
+
+/* identity.c: who writes, and when, for a commit and for a reflog. `is_author`: GIT_AUTHOR_*, else
+   GIT_COMMITTER_*; the time is that of the environment's GIT_*_DATE, else now. */
+MUST_CHECK int signature_make(git_signature **out, const struct identity *identity, bool is_author);
+/* The committer. */
+MUST_CHECK int signature_now(git_signature **out, struct store *store);
 
 /* trash.c: the name of a fresh trash ref for this branch or tag, owned by the caller:
    refs/vera/trash/<UTC time>/<name>. */

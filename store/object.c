@@ -1,0 +1,363 @@
+/*
+ * Objects: written loose, compared where they are there already, synced together.
+ *
+ * libgit2 writes an object into a temporary file and renames it. The syncs that make it durable
+ * come later, for all objects of an operation at once: first the disk is told to begin with every
+ * file, then each is waited for, then each folder once. An object that is there already gets the
+ * same syncs, since whoever wrote it may not have come to them, unless the tip of the branch that
+ * is written to reaches it: the tip moved there after they were done.
+ *
+ * What is there already is read and compared all the same: a new version that needs it says so by
+ * replacing it where it is damaged. And it is touched, so that a git gc that runs at the same time
+ * and deletes what is old and not reachable leaves it alone.
+ */
+#include <git2/sys/odb_backend.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <inttypes.h>
+
+#include "format/file.h"
+#include "format/limits.h"
+#include "store/internal.h"
+
+#define OPEN_AT_ONCE 64
+
+/* Lists of ids */
+
+static int ids_add(struct object_ids *list, const git_oid *id)
+{
+    if (list->count == list->capacity) {
+        size_t room = list->capacity ? list->capacity * 2 : 32;
+        git_oid *grown = realloc(list->ids, room * sizeof(*grown));
+        if (!grown)
+            return error_set(E_NOMEM, "out of memory for %zu objects", room);
+        list->ids = grown;
+        list->capacity = room;
+    }
+    list->ids[list->count++] = *id;
+    return 0;
+}
+
+static int id_compare(const void *a, const void *b)
+{
+    return git_oid_cmp(a, b);
+}
+
+static void ids_sort(struct object_ids *list)
+{
+    if (list->count)
+        qsort(list->ids, list->count, sizeof(*list->ids), id_compare);
+}
+
+static bool ids_have(const struct object_ids *list, const git_oid *id)
+{
+    return list->count &&
+           bsearch(id, list->ids, list->count, sizeof(*list->ids), id_compare) != NULL;
+}
+
+void objects_release(struct objects *objects)
+{
+    free(objects->written.ids);
+    free(objects->settled.ids);
+    *objects = (struct objects){0};
+}
+
+static int
+tree_settle(struct objects *objects, struct store *store, const git_oid *id, unsigned depth)
+{
+    AUTO_GIT(git_tree, tree);
+    int err;
+
+    if (depth > LIMIT_PATH_DEPTH + 1 || objects->settled.count > 2 * LIMIT_FILES)
+        return 0;
+    if ((err = tree_read(&tree, store, id)) < 0)
+        return err == E_NOMEM ? err : 0;
+    err = ids_add(&objects->settled, id);
+    for (size_t i = 0; err == 0 && i < git_tree_entrycount(tree); i++) {
+        const git_tree_entry *entry = git_tree_entry_byindex(tree, i);
+        if (git_tree_entry_type(entry) == GIT_OBJECT_TREE)
+            err = tree_settle(objects, store, git_tree_entry_id(entry), depth + 1);
+        else if (git_tree_entry_type(entry) == GIT_OBJECT_BLOB)
+            err = ids_add(&objects->settled, git_tree_entry_id(entry));
+    }
+    return err;
+}
+
+int objects_settle(struct objects *objects, struct store *store, const struct commit_id *commit)
+{
+    AUTO_GIT(git_commit, tip);
+    git_oid id = git_id(commit);
+
+    int err = commit_read(&tip, store, &id);
+    if (err < 0)
+        return err == E_NOMEM ? err : 0;
+    err = tree_settle(objects, store, git_commit_tree_id(tip), 0);
+    ids_sort(&objects->settled);
+    return err;
+}
+
+/* Writing */
+
+/* Of its loose file. *dir (may be NULL): of the folder that it is in. */
+static int object_path(char **out, char **dir, const struct store *store, const git_oid *id)
+{
+    AUTO_BUF(path);
+    AUTO_BUF(folder);
+    char hex[COMMIT_HEX_SIZE];
+    int err;
+
+    git_oid_tostr(hex, sizeof(hex), id);
+    if ((err = buf_printf(&path, "%s/objects/%.2s/%s", store->path, hex, hex + 2)) < 0)
+        return err;
+    if (dir && (err = buf_printf(&folder, "%s/objects/%.2s", store->path, hex)) < 0)
+        return err;
+    *out = (char *)buf_take(&path).data;
+    if (dir)
+        *dir = (char *)buf_take(&folder).data;
+    return 0;
+}
+
+enum presence { OBJECT_MISSING, OBJECT_DAMAGED, OBJECT_WHOLE };
+
+static enum presence
+object_look(struct store *store, const git_oid *id, git_object_t type, struct bytes data)
+{
+    AUTO_GIT(git_odb_object, found);
+    git_object_t found_type = GIT_OBJECT_INVALID;
+    size_t bytes = 0;
+
+    int code = git_odb_read_header(&bytes, &found_type, store->odb, id);
+    if (code == GIT_ENOTFOUND)
+        return OBJECT_MISSING;
+    /* The size first: what a damaged header claims is not allocated. */
+    if (code < 0 || bytes != data.len || found_type != type ||
+        git_odb_read(&found, store->odb, id) < 0)
+        return OBJECT_DAMAGED;
+    struct bytes there = {git_odb_object_data(found), git_odb_object_size(found)};
+    return git_odb_object_type(found) == type && bytes_equal(there, data) ? OBJECT_WHOLE
+                                                                          : OBJECT_DAMAGED;
+}
+
+static void object_freshen(struct store *store, const git_oid *id)
+{
+    for (size_t i = 0; i < git_odb_num_backends(store->odb); i++) {
+        git_odb_backend *backend = NULL;
+        if (git_odb_get_backend(&backend, store->odb, i) == 0 && backend->freshen)
+            (void)!backend->freshen(backend, id);
+    }
+}
+
+static int object_put(
+    struct objects *objects,
+    struct store *store,
+    const git_oid *id,
+    git_object_t type,
+    struct bytes data,
+    bool replaces
+)
+{
+    AUTO_FREE(char, path);
+    AUTO_FD(fd);
+    uint64_t bytes = 0;
+    const void *from = data.len ? (const void *)data.data : "";
+    int err = object_path(&path, NULL, store, id);
+
+    if (err < 0)
+        return err;
+    int code = store->loose->write(store->loose, id, from, data.len, type);
+    if (code < 0)
+        return git_failed(code, "%s", path);
+    if ((err = file_open(&fd, &bytes, path)) < 0)
+        return err;
+    objects->bytes += bytes;
+    if (replaces && object_look(store, id, type, data) != OBJECT_WHOLE)
+        return error_set(
+            E_CORRUPT, "object %s is damaged in a pack, and goes before the copy that was written",
+            git_oid_tostr_s(id)
+        );
+    return 0;
+}
+
+int object_write(
+    git_oid *out, struct objects *objects, struct store *store, git_object_t type, struct bytes data
+)
+{
+    git_oid id;
+    const void *from = data.len ? (const void *)data.data : "";
+    int code = git_odb_hash(&id, from, data.len, type), err = 0;
+
+    if (code < 0)
+        return git_failed(code, "an object of %zu bytes", data.len);
+    enum presence presence = object_look(store, &id, type, data);
+    if (presence == OBJECT_WHOLE && ids_have(&objects->settled, &id)) {
+        *out = id;
+        return 0;
+    }
+    if (presence == OBJECT_WHOLE)
+        object_freshen(store, &id);
+    else
+        err = object_put(objects, store, &id, type, data, presence == OBJECT_DAMAGED);
+    if (err == 0 && (err = ids_add(&objects->written, &id)) == 0)
+        *out = id;
+    return err;
+}
+
+/* Syncing */
+
+struct batch {
+    int fds[OPEN_AT_ONCE];
+    char *paths[OPEN_AT_ONCE];
+    size_t count;
+};
+
+static void batch_release(struct batch *batch)
+{
+    for (size_t i = 0; i < batch->count; i++) {
+        fd_release(&batch->fds[i]);
+        free(batch->paths[i]);
+    }
+    batch->count = 0;
+}
+
+/* Open an object's file and begin to write it. What is only in a pack was synced with it. */
+static int batch_add(struct batch *batch, struct store *store, const git_oid *id)
+{
+    AUTO_FREE(char, path);
+    uint64_t bytes;
+    int fd = -1;
+
+    int err = object_path(&path, NULL, store, id);
+    if (err < 0)
+        return err;
+    if ((err = file_open(&fd, &bytes, path)) < 0)
+        return err == E_NOTFOUND ? 0 : err;
+    fd_sync_begin(fd);
+    batch->fds[batch->count] = fd;
+    batch->paths[batch->count++] = path;
+    path = NULL;
+    return 0;
+}
+
+static int files_sync(const struct object_ids *list, struct store *store)
+{
+    int err = 0;
+
+    for (size_t i = 0; err == 0 && i < list->count;) {
+        __attribute__((cleanup(batch_release))) struct batch batch = {.count = 0};
+        for (; err == 0 && i < list->count && batch.count < OPEN_AT_ONCE; i++)
+            err = batch_add(&batch, store, &list->ids[i]);
+        for (size_t k = 0; err == 0 && k < batch.count; k++)
+            err = fd_sync(batch.fds[k], batch.paths[k]);
+        if (err == 0)
+            err = interrupt_check();
+    }
+    return err;
+}
+
+static int folders_sync(const struct object_ids *list, struct store *store)
+{
+    int err = 0;
+
+    for (size_t i = 0; err == 0 && i < list->count; i++) {
+        AUTO_FREE(char, path);
+        AUTO_FREE(char, dir);
+        if (i && list->ids[i].id[0] == list->ids[i - 1].id[0])
+            continue;
+        if ((err = object_path(&path, &dir, store, &list->ids[i])) == 0 &&
+            (err = path_sync(dir)) == E_NOTFOUND)
+            err = 0;
+    }
+    return err;
+}
+
+int objects_sync(struct objects *objects, struct store *store)
+{
+    ids_sort(&objects->written);
+    int err = files_sync(&objects->written, store);
+    return err < 0 ? err : folders_sync(&objects->written, store);
+}
+
+/* Reading */
+
+static int read_failed(int code, const git_oid *id, const char *what)
+{
+    const char *hex = git_oid_tostr_s(id);
+
+    if (code == GIT_ENOTFOUND)
+        return error_set(E_CORRUPT, "object %s (%s) is missing", hex, what);
+    return git_failed(code, "object %s (%s)", hex, what);
+}
+
+static int header_check(
+    struct store *store, const git_oid *id, git_object_t type, uint64_t limit, const char *what
+)
+{
+    git_object_t found = GIT_OBJECT_INVALID;
+    size_t bytes = 0;
+
+    int code = git_odb_read_header(&bytes, &found, store->odb, id);
+    if (code < 0)
+        return read_failed(code, id, what);
+    if (found != type)
+        return error_set(
+            E_CORRUPT, "object %s (%s) is a %s, not a %s", git_oid_tostr_s(id), what,
+            git_object_type2string(found), git_object_type2string(type)
+        );
+    if (bytes > limit)
+        return error_set(
+            E_LIMIT, "object %s (%s) has %zu bytes, at most %" PRIu64 " are allowed",
+            git_oid_tostr_s(id), what, bytes, limit
+        );
+    return 0;
+}
+
+int object_read(
+    struct buf *out,
+    struct store *store,
+    const git_oid *id,
+    git_object_t type,
+    uint64_t limit,
+    const char *what
+)
+{
+    AUTO_GIT(git_odb_object, object);
+    AUTO_BUF(data);
+
+    int err = header_check(store, id, type, limit, what);
+    if (err < 0)
+        return err;
+    int code = git_odb_read(&object, store->odb, id);
+    if (code < 0)
+        return read_failed(code, id, what);
+    /* libgit2 has compared the id; header and contents are two looks at the disk. */
+    if (git_odb_object_type(object) != type || git_odb_object_size(object) > limit)
+        return error_set(E_CORRUPT, "object %s (%s) changes", git_oid_tostr_s(id), what);
+    err = buf_reserve(&data, git_odb_object_size(object));
+    if (err == 0)
+        err = buf_append(&data, git_odb_object_data(object), git_odb_object_size(object));
+    if (err == 0)
+        *out = buf_take(&data);
+    return err;
+}
+
+int commit_read(git_commit **out, struct store *store, const git_oid *id)
+{
+    int err = header_check(store, id, GIT_OBJECT_COMMIT, LIMIT_TEXT, "a commit");
+
+    if (err < 0)
+        return err;
+    int code = git_commit_lookup(out, store->repo, id);
+    return code < 0 ? read_failed(code, id, "a commit") : 0;
+}
+
+int tree_read(git_tree **out, struct store *store, const git_oid *id)
+{
+    int err = header_check(store, id, GIT_OBJECT_TREE, LIMIT_TEXT, "a tree");
+
+    if (err < 0)
+        return err;
+    int code = git_tree_lookup(out, store->repo, id);
+    return code < 0 ? read_failed(code, id, "a tree") : 0;
+}

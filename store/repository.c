@@ -1,0 +1,266 @@
+/*
+ * Making and opening a repository. See store.h.
+ *
+ * libgit2's own fsync is set once, when a handle's ref backend is made: refs are synced by it,
+ * before and after their rename. Objects are not: a backend of our own writes them, and
+ * objects_sync() syncs them together.
+ */
+#include <git2/sys/odb_backend.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "format/file.h"
+#include "store/internal.h"
+
+#define WAIT_MS 5000
+
+/* git_libgit2_init() counts its calls; ours is the only one, and it lasts as long as the process.
+ */
+static pthread_once_t started = PTHREAD_ONCE_INIT;
+static int start_code;
+static pthread_mutex_t options = PTHREAD_MUTEX_INITIALIZER;
+
+static void start(void)
+{
+    start_code = git_libgit2_init();
+}
+
+static int library_start(void)
+{
+    pthread_once(&started, start);
+    return start_code < 0 ? git_failed(start_code, "libgit2 does not start") : 0;
+}
+
+/* Making one */
+
+static int config_write(git_repository *repo)
+{
+    AUTO_GIT(git_config, config);
+    int code = git_repository_config(&config, repo);
+
+    if (code == 0)
+        code = git_config_set_bool(config, "core.logAllRefUpdates", true);
+    if (code == 0)
+        code = git_config_set_string(config, "core.fsync", "all");
+    return code < 0 ? git_failed(code, "the configuration cannot be written") : 0;
+}
+
+static int repository_make(const char *path)
+{
+    git_repository_init_options how = {
+        .version = GIT_REPOSITORY_INIT_OPTIONS_VERSION,
+        .flags = GIT_REPOSITORY_INIT_BARE | GIT_REPOSITORY_INIT_NO_DOTGIT_DIR,
+        .mode = GIT_REPOSITORY_INIT_SHARED_UMASK,
+        .initial_head = "main",
+    };
+    git_repository *repo = NULL;
+
+    int code = git_repository_init_ext(&repo, path, &how);
+    if (code < 0)
+        return git_failed(code, "no repository can be made");
+    int err = config_write(repo);
+    git_repository_free(repo);
+    return err;
+}
+
+/* What git would make later, when nobody syncs it. */
+static int folders_make(struct outdir *out)
+{
+    int err = outdir_folder(out, "logs/refs/heads");
+
+    for (unsigned i = 0; err == 0 && i < 256; i++) {
+        char path[16];
+        snprintf(path, sizeof(path), "objects/%02x", i);
+        err = outdir_folder(out, path);
+    }
+    return err;
+}
+
+static int init_at(char **out_path, const char *path)
+{
+    AUTO_OUTDIR(out);
+    int err;
+
+    if (path_exists(path))
+        return error_set(E_EXISTS, "%s: is there already", path);
+    if ((err = outdir_begin(&out, path, false)) < 0 || (err = repository_make(out.staging)) < 0 ||
+        (err = folders_make(&out)) < 0 ||
+        (err = outdir_write(&out, "vera.lock", (struct bytes){0})) < 0 ||
+        (err = outdir_commit(&out)) < 0)
+        return err;
+    *out_path = out.target;
+    out.target = NULL;
+    return 0;
+}
+
+int store_init(char **out_path, const char *dir)
+{
+    AUTO_FREE(char, root);
+    AUTO_FREE(char, path);
+    int err;
+
+    if ((err = library_start()) < 0 || (err = dir_make(dir)) < 0)
+        return err;
+    if (!(root = realpath(dir, NULL)))
+        return file_error(dir);
+    err = path_join(&path, root, ".vera");
+    return err < 0 ? err : init_at(out_path, path);
+}
+
+/* Finding one */
+
+/* VERA_REPO names the repository, or a directory that holds one. */
+static int path_named(char **out, const char *name)
+{
+    AUTO_FREE(char, inner);
+    AUTO_FREE(char, path);
+
+    if (!(path = realpath(name, NULL))) {
+        int err = file_error(name);
+        return err == E_NOTFOUND ? error_hint(err, "VERA_REPO names no repository") : err;
+    }
+    int err = path_join(&inner, path, ".vera");
+    if (err < 0)
+        return err;
+    char **found = path_exists(inner) ? &inner : &path;
+    *out = *found;
+    *found = NULL;
+    return 0;
+}
+
+static int path_above(char **out, const char *dir)
+{
+    AUTO_FREE(char, at);
+
+    if (!(at = realpath(dir, NULL)))
+        return file_error(dir);
+    for (;;) {
+        AUTO_FREE(char, path);
+        int err = path_join(&path, at, ".vera");
+        if (err < 0)
+            return err;
+        if (path_exists(path)) {
+            *out = path;
+            path = NULL;
+            return 0;
+        }
+        if (strcmp(at, "/") == 0)
+            break;
+        AUTO_FREE(char, parent);
+        if ((err = path_parent(&parent, at)) < 0)
+            return err;
+        free(at);
+        at = parent;
+        parent = NULL;
+    }
+    int err = error_set(E_NOTFOUND, "%s: there is no repository here or above", dir);
+    return error_hint(err, "vera init");
+}
+
+/* Opening it */
+
+static int open_failed(int code, const char *path)
+{
+    const git_error *error = git_error_last();
+    const char *why = error && error->message ? error->message : "";
+
+    /* libgit2 1.5 takes the owner's exception that is not configured for something missing. */
+    if (code == GIT_EOWNER || (code == GIT_ENOTFOUND && strstr(why, "safe.directory"))) {
+        int err = error_set(E_IO, "%s: belongs to another user", path);
+        return error_hint(
+            err, "if you trust it: git config --global --add safe.directory '%s'", path
+        );
+    }
+    if (code == GIT_ENOTFOUND)
+        return error_set(E_CORRUPT, "%s: is no repository", path);
+    return git_failed(code, "%s", path);
+}
+
+/* A handle's ref backend takes libgit2's setting over when it is made. */
+static int refs_open(git_repository *repo)
+{
+    AUTO_GIT(git_refdb, refs);
+
+    pthread_mutex_lock(&options);
+    git_libgit2_opts(GIT_OPT_ENABLE_FSYNC_GITDIR, 1);
+    int code = git_repository_refdb(&refs, repo);
+    git_libgit2_opts(GIT_OPT_ENABLE_FSYNC_GITDIR, 0);
+    pthread_mutex_unlock(&options);
+    return code;
+}
+
+static int objects_open(struct store *store)
+{
+    AUTO_FREE(char, path);
+
+    int err = path_join(&path, store->path, "objects");
+    if (err < 0)
+        return err;
+    int code = git_repository_odb(&store->odb, store->repo);
+    if (code == 0)
+        code = git_odb_backend_loose(&store->loose, path, -1, 0, 0, 0);
+    return code < 0 ? git_failed(code, "%s", path) : 0;
+}
+
+static int store_open_at(struct store *store)
+{
+    if (!path_is_directory(store->path))
+        return error_set(E_CORRUPT, "%s: is no repository: not a directory", store->path);
+    if (!dir_has(store->path, "HEAD"))
+        return error_set(E_CORRUPT, "%s: is no repository: it has no HEAD", store->path);
+    int code = git_repository_open_ext(
+        &store->repo, store->path, GIT_REPOSITORY_OPEN_NO_SEARCH | GIT_REPOSITORY_OPEN_NO_DOTGIT,
+        NULL
+    );
+    if (code < 0)
+        return open_failed(code, store->path);
+    if ((code = refs_open(store->repo)) < 0)
+        return git_failed(code, "%s", store->path);
+    return objects_open(store);
+}
+
+int store_open(struct store **out, const char *dir, const char *vera_repo)
+{
+    AUTO_STORE(store);
+    int err;
+
+    if ((err = library_start()) < 0)
+        return err;
+    store = array_new(1, sizeof(*store));
+    if (!store)
+        return error_wrap(E_NOMEM, "repository");
+    store->wait_ms = WAIT_MS;
+    err = vera_repo && *vera_repo ? path_named(&store->path, vera_repo)
+                                  : path_above(&store->path, dir);
+    if (err < 0 || (err = store_open_at(store)) < 0)
+        return err;
+    *out = store;
+    store = NULL;
+    return 0;
+}
+
+void store_free(struct store *store)
+{
+    if (!store)
+        return;
+    if (store->loose)
+        store->loose->free(store->loose);
+    git_odb_free(store->odb);
+    git_repository_free(store->repo);
+    free(store->path);
+    free(store);
+}
+
+void store_release(struct store **store)
+{
+    store_free(*store);
+    *store = NULL;
+}
+
+const char *store_path(const struct store *store)
+{
+    return store->path;
+}
