@@ -43,8 +43,8 @@ struct safetensors {
 MUST_CHECK int safetensors_header_size(uint64_t *out, struct bytes prefix, uint64_t file_bytes);
 
 /* `header`: the file's first 8 + N bytes (more is ignored). Errors: E_INVALID (malformed,
-   truncated, does not cover the file), E_LIMIT, E_NOMEM. Time: n log n. Memory, worst cases: 4 N
-   for a header that is one shape of 1s, 6 N for tensors of the shortest entries. */
+   truncated, does not cover the file), E_LIMIT, E_NOMEM. Time: n log n. Memory: about four times
+   the header at worst. */
 MUST_CHECK int
 safetensors_decode(struct safetensors *out, struct bytes header, uint64_t file_bytes);
 void safetensors_release(struct safetensors *table);
