@@ -43,7 +43,7 @@ static const char end[] = "    '1:command:_vera_command' '*::argument:->command'
                           "  compdef _vera vera\n"
                           "fi\n";
 
-/* Inside single quotes, for _arguments: what means something to it gets a backslash. */
+/* Inside single quotes, for _arguments: a backslash before what means something to it. */
 static void print_escaped(FILE *file, const char *text)
 {
     for (; *text; text++) {
