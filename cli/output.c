@@ -181,8 +181,9 @@ void cli_json_digest(
     char text[7 + DIGEST_HEX_SIZE] = "sha256:";
 
     json_write_key(writer, key);
-    digest_hex(text + 7, digest);
-    json_write_text(writer, is_snapshot ? text : text + 7);
+    if (digest)
+        digest_hex(text + 7, digest);
+    json_write_text(writer, !digest ? NULL : is_snapshot ? text : text + 7);
 }
 
 void cli_json_commit(struct json_writer *writer, const char *key, const struct commit_id *id)

@@ -1,0 +1,191 @@
+/* vera apply: write the base model with one or several adapters merged into it. */
+#include <inttypes.h>
+#include <stddef.h>
+
+#include "cli/describe.h"
+#include "cli/inputs.h"
+
+struct apply_arguments {
+    const char *base, *out, *device, *math;
+    struct cli_count threads;
+    bool dry_run, report, force;
+};
+
+static void double_json(struct json_writer *writer, const char *key, double value)
+{
+    json_write_key(writer, key);
+    json_write_double(writer, value);
+}
+
+static void report_json(struct json_writer *writer, const struct apply_result *result)
+{
+    json_write_array_begin(writer);
+    for (size_t i = 0; i < result->report_count; i++) {
+        const struct apply_report *report = &result->report[i];
+        json_write_object_begin(writer);
+        json_write_key(writer, "module");
+        json_write_text(writer, report->module);
+        double_json(writer, "unchanged", report->unchanged);
+        double_json(writer, "kept", report->kept);
+        double_json(writer, "max_change", report->max_change);
+        describe_uint_json(writer, "nonfinite", report->nonfinite);
+        json_write_object_end(writer);
+    }
+    json_write_array_end(writer);
+}
+
+static int result_json(const struct apply_result *result, bool report)
+{
+    struct json_writer writer;
+    AUTO_BUF(json);
+
+    cli_json_begin(&writer, &json);
+    describe_uint_json(&writer, "matched", result->matched);
+    describe_uint_json(&writer, "modules", result->modules);
+    describe_uint_json(&writer, "tensors_rewritten", result->tensors_rewritten);
+    describe_uint_json(&writer, "tensors_added", result->tensors_added);
+    describe_uint_json(&writer, "bytes_written", result->bytes_written);
+    describe_uint_json(&writer, "bytes_cloned", result->bytes_cloned);
+    json_write_key(&writer, "device");
+    json_write_text(&writer, "cpu");
+    json_write_key(&writer, "math");
+    json_write_text(&writer, "exact");
+    json_write_key(&writer, "pinned");
+    json_write_bool(&writer, result->pinned);
+    double_json(&writer, "seconds", result->seconds);
+    json_write_key(&writer, "report");
+    if (report)
+        report_json(&writer, result);
+    else
+        json_write_null(&writer);
+    return cli_json_end(&writer);
+}
+
+/* A line for each module: what the rounding to the model's dtype kept of its change. */
+static void report_say(struct cli *cli, const struct apply_result *result)
+{
+    cli_say(cli, "%9s  %9s  %10s  module", "unchanged", "kept", "max change");
+    for (size_t i = 0; i < result->report_count; i++) {
+        const struct apply_report *report = &result->report[i];
+        cli_say(
+            cli, "%8.3f%%  %8.4f%%  %10.3g  %s", 100 * report->unchanged, 100 * report->kept,
+            report->max_change, report->module
+        );
+        if (report->nonfinite)
+            cli_note(
+                "vera: warning: %s: %" PRIu64 " weights are not finite", report->module,
+                report->nonfinite
+            );
+    }
+}
+
+static int result_say(
+    struct cli *cli,
+    const struct inputs *inputs,
+    const struct apply_result *result,
+    const struct apply_arguments *arguments
+)
+{
+    AUTO_BUF(names);
+    int err = inputs_describe(&names, inputs);
+    const char *text = err ? NULL : buf_text(&names);
+
+    if (!text)
+        return err ? err : E_NOMEM;
+    if (arguments->report)
+        report_say(cli, result);
+    cli_say(
+        cli,
+        "%s %s to %s: %" PRIu64 " of %" PRIu64 " modules, %" PRIu64 " tensors rewritten, %" PRIu64
+        " added",
+        arguments->dry_run ? "could apply" : "applied", text, arguments->base, result->matched,
+        result->modules, result->tensors_rewritten, result->tensors_added
+    );
+    if (!arguments->dry_run)
+        cli_say(
+            cli, "wrote %s: %s in %.2f s (%s shared with the base), exact, %s", arguments->out,
+            cli_size(result->bytes_written + result->bytes_cloned), result->seconds,
+            cli_size(result->bytes_cloned),
+            result->pinned ? "on the recorded base model" : "unpinned"
+        );
+    if (!result->pinned)
+        inputs_warn_unpinned(arguments->base);
+    return 0;
+}
+
+static int arguments_check(struct apply_options *out, const struct apply_arguments *arguments)
+{
+    if (!arguments->base)
+        return cli_usage_error("--base MODEL is missing: the directory of the base model");
+    if (!arguments->out && !arguments->dry_run)
+        return cli_usage_error("--out DIR is missing: where to write the merged model");
+    if (arguments->dry_run && arguments->report)
+        return cli_usage_error("--report is about what was written: not with --dry-run");
+    return inputs_threads(&out->threads, &arguments->threads);
+}
+
+static int apply_run(struct cli *cli, const void *arguments_of)
+{
+    const struct apply_arguments *arguments = arguments_of;
+    struct apply_options options = {
+        .force = arguments->force, .report = arguments->report, .progress = cli->progress};
+    AUTO_INPUTS(in);
+    AUTO_APPLY_RESULT(result);
+    int err = arguments_check(&options, arguments);
+
+    if (err || (err = inputs_load(&in, cli, cli->operands, cli->operand_count, arguments->base)))
+        return err;
+    if (arguments->dry_run)
+        err = materialize_check(&result, in.inputs, in.count, &in.model, &options);
+    else
+        err = materialize(&result, in.inputs, in.count, &in.model, arguments->out, &options);
+    if (err || (err = result_say(cli, &in, &result, arguments)))
+        return err;
+    return cli->json ? result_json(&result, arguments->report) : 0;
+}
+
+static const struct operand operands[] = {
+    {"REV[:W]", false, true, COMPLETE_REVISION, "A version or PEFT directory; W: its weight (1)"},
+    {0},
+};
+
+#define FIELD(name) offsetof(struct apply_arguments, name)
+static const struct option options[] = {
+    {"base", 0, OPTION_TEXT, FIELD(base), "MODEL", COMPLETE_DIRECTORY,
+     "The base model's directory"},
+    {"out", 'o', OPTION_TEXT, FIELD(out), "DIR", COMPLETE_DIRECTORY,
+     "Where to write: new or empty"},
+    {"force", 'f', OPTION_FLAG, FIELD(force), NULL, COMPLETE_NOTHING,
+     "Replace DIR where it is there"},
+    {"dry-run", 0, OPTION_FLAG, FIELD(dry_run), NULL, COMPLETE_NOTHING, "Check all, write nothing"},
+    {"report", 0, OPTION_FLAG, FIELD(report), NULL, COMPLETE_NOTHING,
+     "What rounding kept, per module"},
+    {"threads", 0, OPTION_COUNT, FIELD(threads), "N", COMPLETE_NOTHING,
+     "Default: one for each core"},
+    {"device", 0, OPTION_TEXT, FIELD(device), "auto|cpu", COMPLETE_WORDS, "Where to compute"},
+    {"math", 0, OPTION_TEXT, FIELD(math), "exact", COMPLETE_WORDS,
+     "Exact: the same bits everywhere"},
+    {0},
+};
+
+const struct command command_apply = {
+    .name = "apply",
+    .run = apply_run,
+    .needs = MAY_USE_STORE,
+    .summary = "Write a base model with adapters merged into it",
+    .details =
+        "W' = W + diag(b) B diag(d) A for every module of the adapter, in a fixed order of fused "
+        "multiply-adds: the same bits on every machine and with any number of threads. All other "
+        "tensors stay as they are. DIR appears whole or not at all, and loads in Transformers.\n\n"
+        "Where the version was committed with --base, the model's weights are compared with those "
+        "that were recorded; otherwise names, shapes and dtypes must fit (unpinned). An adapter "
+        "that "
+        "fits only in part is refused.\n\n"
+        "Several adapters are merged together, each with its weight W, and rounded once.",
+    .examples = "vera apply main --base models/llama --out merged\n"
+                "vera apply math:0.7 code:0.3 --base models/llama --out both\n"
+                "vera apply ./checkpoint-100 --base models/llama --dry-run",
+    .operands = operands,
+    .options = options,
+    .arguments_size = sizeof(struct apply_arguments),
+};

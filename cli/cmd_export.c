@@ -1,0 +1,94 @@
+/* vera export: a version's files, byte for byte as they were committed, in a directory that appears
+   whole or not at all. */
+#include <inttypes.h>
+#include <stddef.h>
+#include <string.h>
+
+#include "cli/describe.h"
+#include "format/file.h"
+
+struct export_arguments {
+    const char *as;
+    bool force;
+};
+
+static int export_write(const struct adapter_files *files, const char *target, bool force)
+{
+    AUTO_OUTDIR(out);
+    int err = outdir_begin(&out, target, force);
+
+    for (size_t i = 0; !err && i < files->count; i++) {
+        if (!(err = interrupt_check()))
+            err = outdir_write(&out, files->files[i].path, buf_bytes(&files->files[i].data));
+    }
+    return err ? err : outdir_commit(&out);
+}
+
+static int export_json(const struct manifest *manifest)
+{
+    struct json_writer writer;
+    AUTO_BUF(json);
+
+    cli_json_begin(&writer, &json);
+    describe_files_json(&writer, manifest);
+    return cli_json_end(&writer);
+}
+
+static int export_run(struct cli *cli, const void *arguments_of)
+{
+    const struct export_arguments *arguments = arguments_of;
+    const char *revision = cli->operands[0], *target = cli->operands[1];
+    AUTO_SOURCE(source);
+    AUTO_ADAPTER_FILES(files);
+    AUTO_MANIFEST(manifest);
+    uint64_t bytes = 0;
+    int err;
+
+    if (strcmp(target, "-") == 0)
+        return cli_usage_error("a PEFT directory cannot be written to standard output");
+    if ((err = source_load(&source, cli, revision)) ||
+        (err = manifest_decode(&manifest, buf_bytes(&source.snapshot.manifest))))
+        return err;
+    if ((err = snapshot_restore(&files, &source.snapshot)))
+        return error_wrap(err, "%s", revision);
+    if ((err = export_write(&files, target, arguments->force)))
+        return err;
+    for (size_t i = 0; i < manifest.count; i++)
+        bytes += manifest.files[i].bytes;
+    cli_say(
+        cli, "exported %s (snapshot %s) to %s: %zu files, %s",
+        source.is_version ? short_commit(&source.commit).text : revision,
+        short_digest(&source.snapshot.id).text, target, manifest.count, cli_size(bytes)
+    );
+    return cli->json ? export_json(&manifest) : 0;
+}
+
+static const struct operand operands[] = {
+    {"REV", false, false, COMPLETE_REVISION, "A version"},
+    {"DIR", false, false, COMPLETE_DIRECTORY, "Where to write it: new or empty"},
+    {0},
+};
+
+#define FIELD(name) offsetof(struct export_arguments, name)
+static const struct option options[] = {
+    {"as", 0, OPTION_TEXT, FIELD(as), "peft", COMPLETE_WORDS,
+     "The form; peft: as it was committed"},
+    {"force", 'f', OPTION_FLAG, FIELD(force), NULL, COMPLETE_NOTHING,
+     "Replace DIR where it is there"},
+    {0},
+};
+
+const struct command command_export = {
+    .name = "export",
+    .run = export_run,
+    .needs = MAY_USE_STORE,
+    .summary = "Write a version's files, byte for byte",
+    .details =
+        "Every file has the SHA-256 that was recorded when it was committed, or nothing is "
+        "written. PEFT, Transformers and everything else that reads PEFT directories load DIR.",
+    .examples = "vera export main out/adapter\n"
+                "vera export sha256:2e6aef0a7578 out/adapter",
+    .operands = operands,
+    .options = options,
+    .arguments_size = sizeof(struct export_arguments),
+};
