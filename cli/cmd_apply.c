@@ -119,8 +119,6 @@ static int arguments_check(struct apply_options *out, const struct apply_argumen
         return cli_usage_error("--base MODEL is missing: the directory of the base model");
     if (!arguments->out && !arguments->dry_run)
         return cli_usage_error("--out DIR is missing: where to write the merged model");
-    if (arguments->dry_run && arguments->report)
-        return cli_usage_error("--report is about what was written: not with --dry-run");
     return inputs_threads(&out->threads, &arguments->threads);
 }
 
