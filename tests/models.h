@@ -14,14 +14,14 @@
 
 static char scratch[64];
 
-static int scratch_make(void **state)
+static inline int scratch_make(void **state)
 {
     (void)state;
     snprintf(scratch, sizeof(scratch), "/tmp/vera-test-model.XXXXXX");
     return mkdtemp(scratch) && chdir(scratch) == 0 ? 0 : 1;
 }
 
-static int scratch_remove(void **state)
+static inline int scratch_remove(void **state)
 {
     (void)state;
     interrupt_flag = 0;
@@ -29,7 +29,7 @@ static int scratch_remove(void **state)
 }
 
 /* A file and its folders. */
-static void put_bytes(const char *path, struct bytes data)
+static inline void put_bytes(const char *path, struct bytes data)
 {
     AUTO_FREE(char, parent);
 
@@ -38,13 +38,13 @@ static void put_bytes(const char *path, struct bytes data)
     assert_int_equal(file_write(path, data), 0);
 }
 
-static void put(const char *path, const char *text)
+static inline void put(const char *path, const char *text)
 {
     put_bytes(path, text_bytes(text));
 }
 
 /* Length, header and `data_bytes` bytes of data. */
-static void put_weights(const char *path, const char *header, uint64_t data_bytes)
+static inline void put_weights(const char *path, const char *header, uint64_t data_bytes)
 {
     AUTO_BUF(file);
     uint64_t len = strlen(header);
@@ -57,7 +57,7 @@ static void put_weights(const char *path, const char *header, uint64_t data_byte
     put_bytes(path, buf_bytes(&file));
 }
 
-static void weights(const char *path, const char *tensors)
+static inline void weights(const char *path, const char *tensors)
 {
     AUTO_BUF(header);
     uint64_t at = 0;
