@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 
 #include "format/file.h"
+#include "store/certificates.h"
 #include "store/internal.h"
 
 #define WAIT_MS 5000
@@ -25,7 +26,7 @@ static pthread_mutex_t options = PTHREAD_MUTEX_INITIALIZER;
 
 static void start(void)
 {
-    start_code = git_libgit2_init();
+    start_code = certificates_put_off();
 }
 
 static int library_start(void)
