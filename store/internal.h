@@ -122,7 +122,8 @@ void lock_release(struct store_lock *lock);
 struct ref_change {
     const char *name; /* whole: "refs/heads/main" */
     bool has_old, has_new;
-    git_oid old, new; /* has_new false: delete, with its reflog */
+    git_oid old, new;      /* has_new false: delete, with its reflog */
+    const char *reflog_of; /* a new ref goes on with a copy of this one's reflog; else NULL */
 };
 MUST_CHECK int
 refs_move(struct store *store, const struct ref_change *changes, size_t count, const char *message);

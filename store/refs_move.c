@@ -4,7 +4,7 @@
  * Under the refs lock: what a crash left is removed; the names are noted; every ref is locked, as
  * git does it, and compared; only then the first one moves. libgit2 syncs a ref's file before the
  * rename, and its folder after it; folders above, which may be new, and those that lost an entry
- * are synced here.
+ * are synced here, before the next ref moves.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -195,6 +195,74 @@ static int ref_lock(git_transaction **out, struct store *store, const char *name
     return code < 0 && err == 0 ? git_failed(code, "%s", name) : err;
 }
 
+/* Syncing */
+
+/* The folders from the one that `name` is in up to `root`, as far as they are there. Those of init
+   are synced; one that is new is known to those above it only when they are. */
+static int folders_sync(struct store *store, const char *root, const char *name)
+{
+    AUTO_BUF(path);
+    int err = buf_printf(&path, "%s/%s%s", store->path, root, name);
+
+    for (size_t floor = strlen(store->path) + strlen(root); err == 0;) {
+        char *slash = strrchr((char *)path.data, '/');
+        if (!slash || (size_t)(slash - (char *)path.data) <= floor)
+            break;
+        *slash = '\0';
+        if ((err = path_sync((const char *)path.data)) == E_NOTFOUND)
+            err = 0;
+    }
+    return err;
+}
+
+static bool is_nested(const char *name)
+{
+    return (strncmp(name, REF_HEADS, strlen(REF_HEADS)) != 0 &&
+            strncmp(name, REF_TAGS, strlen(REF_TAGS)) != 0) ||
+           strchr(strchr(name + strlen("refs/"), '/') + 1, '/');
+}
+
+static int change_sync(struct store *store, const struct ref_change *change)
+{
+    int err = 0;
+
+    if (!change->has_new) {
+        int code = git_reflog_delete(store->repo, change->name);
+        if (code < 0 && code != GIT_ENOTFOUND)
+            return git_failed(code, "%s", change->name);
+    }
+    if ((change->has_new && change->has_old) || (change->has_new && !is_nested(change->name)))
+        return 0;
+    if ((err = folders_sync(store, "", change->name)) < 0)
+        return err;
+    return folders_sync(store, "logs/", change->name);
+}
+
+/* Changing */
+
+/* The reflog of a branch that gets a new name goes along: what lies at the new name's place belongs
+   to no ref. */
+static int reflog_take(struct store *store, const struct ref_change *change)
+{
+    AUTO_BUF(from);
+    AUTO_BUF(to);
+    AUTO_BUF(lines);
+    AUTO_FREE(char, folder);
+    int err;
+
+    if (!change->reflog_of)
+        return 0;
+    if ((err = buf_printf(&from, "%s/logs/%s", store->path, change->reflog_of)) < 0 ||
+        (err = buf_printf(&to, "%s/logs/%s", store->path, change->name)) < 0 ||
+        (err = file_read(&lines, (const char *)from.data, LIMIT_TEXT)) < 0)
+        return err == E_NOTFOUND ? 0 : err;
+    const char *path = (const char *)to.data;
+    if ((err = tree_remove(path)) < 0 || (err = path_parent(&folder, path)) < 0 ||
+        (err = dir_make(folder)) < 0)
+        return err;
+    return file_write(path, buf_bytes(&lines));
+}
+
 static int change_commit(
     git_transaction *transaction,
     const struct ref_change *change,
@@ -241,8 +309,10 @@ static int changes_commit(
     int err = signature_now(&who, store);
     for (size_t i = 0; err == 0 && i < count; i++) {
         AUTO_BUF(why);
-        if ((err = change_commit(transactions[i], &changes[i], who, message)) < 0 && i &&
-            buf_printf(&why, "%s", error_message()) == 0) {
+        if ((err = reflog_take(store, &changes[i])) == 0 &&
+            (err = change_commit(transactions[i], &changes[i], who, message)) == 0)
+            err = change_sync(store, &changes[i]);
+        if (err < 0 && i && buf_printf(&why, "%s", error_message()) == 0) {
             changes_undo(store, changes, i, who);
             err = error_set(err, "%s", (const char *)why.data);
         }
@@ -268,49 +338,6 @@ static int changes_apply(
     if (err == 0)
         err = changes_commit(store, changes, transactions, count, message);
     return err;
-}
-
-/* Syncing */
-
-/* The folders from the one that `name` is in up to `root`, as far as they are there. Those of init
-   are synced; one that is new is known to those above it only when they are. */
-static int folders_sync(struct store *store, const char *root, const char *name)
-{
-    AUTO_BUF(path);
-    int err = buf_printf(&path, "%s/%s%s", store->path, root, name);
-
-    for (size_t floor = strlen(store->path) + strlen(root); err == 0;) {
-        char *slash = strrchr((char *)path.data, '/');
-        if (!slash || (size_t)(slash - (char *)path.data) <= floor)
-            break;
-        *slash = '\0';
-        if ((err = path_sync((const char *)path.data)) == E_NOTFOUND)
-            err = 0;
-    }
-    return err;
-}
-
-static bool is_nested(const char *name)
-{
-    return (strncmp(name, REF_HEADS, strlen(REF_HEADS)) != 0 &&
-            strncmp(name, REF_TAGS, strlen(REF_TAGS)) != 0) ||
-           strchr(strchr(name + strlen("refs/"), '/') + 1, '/');
-}
-
-static int change_sync(struct store *store, const struct ref_change *change)
-{
-    int err = 0;
-
-    if (!change->has_new) {
-        int code = git_reflog_delete(store->repo, change->name);
-        if (code < 0 && code != GIT_ENOTFOUND)
-            return git_failed(code, "%s", change->name);
-    }
-    if ((change->has_new && change->has_old) || (change->has_new && !is_nested(change->name)))
-        return 0;
-    if ((err = folders_sync(store, "", change->name)) < 0)
-        return err;
-    return folders_sync(store, "logs/", change->name);
 }
 
 static int changes_names(struct buf *out, const struct ref_change *changes, size_t count)
@@ -342,8 +369,6 @@ int refs_move(
     err = changes_apply(store, changes, transactions, count, message);
     for (size_t i = 0; i < count; i++)
         git_transaction_release(&transactions[i]);
-    for (size_t i = 0; err == 0 && i < count; i++)
-        err = change_sync(store, &changes[i]);
     return err;
 }
 

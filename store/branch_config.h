@@ -1,0 +1,12 @@
+/* What git's configuration says of a branch: branch.<name>.remote, branch.<name>.merge and others.
+ */
+#ifndef STORE_BRANCH_CONFIG_H
+#define STORE_BRANCH_CONFIG_H
+
+#include "store/internal.h"
+
+/* Give `to` the settings that `from` has in the repository's own file. */
+MUST_CHECK int branch_config_copy(struct store *store, const char *from, const char *to);
+MUST_CHECK int branch_config_delete(struct store *store, const char *name);
+
+#endif
