@@ -49,7 +49,8 @@ static const char head[] =
 
 static const char tail[] =
     "_vera() {\n"
-    "    local current=${COMP_WORDS[COMP_CWORD]} directory=. command= option= kind= ended= word\n"
+    "    local current=${COMP_WORDS[COMP_CWORD]} directory=. command='' option='' kind=''\n"
+    "    local ended='' word\n"
     "    local -i i operands=0\n"
     "    COMPREPLY=()\n"
     "    for ((i = 1; i < COMP_CWORD; i++)); do\n"
@@ -57,7 +58,7 @@ static const char tail[] =
     "        if [[ $kind ]]; then\n"
     "            [[ $word == = ]] && continue\n"
     "            [[ $option == -C ]] && directory=$word\n"
-    "            kind=\n"
+    "            kind=''\n"
     "        elif [[ $word == -- ]]; then\n"
     "            ended=1\n"
     "        elif [[ $word == -?* && ! $ended ]]; then\n"
@@ -70,18 +71,21 @@ static const char tail[] =
     "        fi\n"
     "    done\n"
     "    if [[ $kind ]]; then\n"
-    "        [[ $current == = ]] && current=\n"
+    "        [[ $current == = ]] && current=''\n"
     "    elif [[ $current == -* && ! $ended ]]; then\n"
     "        kind=words:$(_vera_options \"$command\")\n"
     "    elif [[ ! $command ]]; then\n"
-    "        kind=command\n"
+    "        kind='command'\n"
     "    else\n"
     "        _vera_operand \"$command\" \"$operands\"\n"
     "    fi\n"
     "    case $kind in\n"
     "    file) _vera_paths -f ;;\n"
     "    directory) _vera_paths -d ;;\n"
-    "    revision) _vera_refs refs/heads refs/tags refs/remotes ;;\n"
+    "    revision)\n"
+    "        _vera_refs refs/heads refs/tags refs/remotes\n"
+    "        [[ $current == */* ]] && _vera_paths -d\n"
+    "        ;;\n"
     "    branch) _vera_refs refs/heads ;;\n"
     "    tag) _vera_refs refs/tags ;;\n"
     "    command) _vera_offer <<<\"$_vera_commands\" ;;\n"
@@ -95,7 +99,7 @@ static const char tail[] =
 static void print_kind(FILE *file, enum complete complete, const char *words)
 {
     if (complete != COMPLETE_WORDS) {
-        fprintf(file, "kind=%s", complete_name(complete));
+        fprintf(file, "kind='%s'", complete_name(complete));
         return;
     }
     fputs("kind=words:$'", file);

@@ -43,6 +43,11 @@ static const char head[] =
     "    git --git-dir=$repository for-each-ref --format='%(refname:lstrip=2)' $argv 2>/dev/null\n"
     "end\n"
     "\n"
+    "function __vera_revisions\n"
+    "    __vera_refs refs/heads refs/tags refs/remotes\n"
+    "    string match -q '*/*' -- (commandline -ct) && __fish_complete_directories\n"
+    "end\n"
+    "\n"
     "complete -c vera -f\n";
 
 static void print_quoted(FILE *file, const char *text)
@@ -74,7 +79,7 @@ static void print_action(FILE *file, enum complete complete, const char *words)
         fputc('\'', file);
         break;
     case COMPLETE_REVISION:
-        fputs(" -a '(__vera_refs refs/heads refs/tags refs/remotes)'", file);
+        fputs(" -a '(__vera_revisions)'", file);
         break;
     case COMPLETE_BRANCH:
         fputs(" -a '(__vera_refs refs/heads)'", file);

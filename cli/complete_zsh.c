@@ -21,7 +21,10 @@ static const char head[] =
     "    --format='%(refname:lstrip=2)' $@ 2>/dev/null)\"})\n"
     "  compadd -a refs\n"
     "}\n"
-    "_vera_revision() { _vera_refs refs/heads refs/tags refs/remotes }\n"
+    "_vera_revision() {\n"
+    "  _vera_refs refs/heads refs/tags refs/remotes\n"
+    "  [[ $PREFIX == */* ]] && _directories\n"
+    "}\n"
     "_vera_branch() { _vera_refs refs/heads }\n"
     "_vera_tag() { _vera_refs refs/tags }\n"
     "\n";

@@ -12,6 +12,22 @@ static _Thread_local char message[MESSAGE_MAX] = "no error";
 static _Thread_local char hint[HINT_MAX];
 static _Thread_local unsigned dropped;
 
+/* One text is one line, whatever name is in it: line feeds belong to error_detail(). */
+static void keep_one_line(char *text, size_t size)
+{
+    size_t len = strlen(text);
+
+    for (char *at = text; (at = strchr(at, '\n')); at++) {
+        if (len + 4 > size) {
+            *at = ' ';
+            continue;
+        }
+        memmove(at + 4, at + 1, len - (size_t)(at - text));
+        memcpy(at, "\\x0a", 4);
+        len += 3;
+    }
+}
+
 int error_set(int code, const char *fmt, ...)
 {
     va_list ap;
@@ -19,6 +35,7 @@ int error_set(int code, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(message, WRAP_MAX, fmt, ap);
     va_end(ap);
+    keep_one_line(message, WRAP_MAX);
     hint[0] = '\0';
     dropped = 0;
     return code;
@@ -32,6 +49,7 @@ int error_wrap(int code, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(prefix, sizeof(prefix) - 2, fmt, ap);
     va_end(ap);
+    keep_one_line(prefix, sizeof(prefix) - 2);
     memcpy(prefix + strlen(prefix), ": ", 3);
     size_t n = strlen(prefix), len = strlen(message);
     if (len >= MESSAGE_MAX - n) {
@@ -59,6 +77,7 @@ int error_detail(int code, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(message + len + 3, WRAP_MAX - 3, fmt, ap);
     va_end(ap);
+    keep_one_line(message + len + 3, WRAP_MAX - 3);
     return code;
 }
 
@@ -69,6 +88,7 @@ int error_hint(int code, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(hint, sizeof(hint), fmt, ap);
     va_end(ap);
+    keep_one_line(hint, sizeof(hint));
     return code;
 }
 
