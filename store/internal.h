@@ -10,6 +10,7 @@
 
 #include <git2.h>
 
+#include "format/frame.h"
 #include "store/store.h"
 
 struct store {
@@ -18,6 +19,7 @@ struct store {
     git_odb_backend *loose; /* writes loose objects, without syncing them */
     char *path;             /* of .vera, absolute, without a slash at the end */
     unsigned wait_ms;       /* how long a lock is waited for */
+    uint64_t part_bytes;    /* FRAME_PART_BYTES; less in a test */
 };
 
 #define REF_HEADS "refs/heads/"
@@ -150,5 +152,41 @@ MUST_CHECK int
 version_snapshot(struct digest *out, struct store *store, const struct commit_id *commit);
 MUST_CHECK int
 version_recipe(struct recipe *out, struct store *store, const struct commit_id *commit);
+
+/* load.c: the payload of a version's vectors/, whose frames hold it in this layout. E_CORRUPT
+   naming the object; E_UNSUPPORTED for a newer program's frames. */
+MUST_CHECK int payload_read(
+    struct buf *out,
+    struct store *store,
+    const git_oid *vectors,
+    const struct safetensors *layout,
+    uint64_t payload_bytes
+);
+/* "frame", "frame.1", ... */
+#define FRAME_NAME_SIZE 32
+void frame_name(char out[FRAME_NAME_SIZE], size_t part);
+
+/* tree_write.c: every object of a version but its commit. `parent`, or NULL: whose vectors/ is
+   taken where it holds the same payload. */
+MUST_CHECK int snapshot_write(
+    git_oid *out,
+    struct frame_summary *frame,
+    struct objects *objects,
+    struct store *store,
+    const struct loaded_adapter *loaded,
+    const struct commit_id *parent
+);
+
+/* message.c: `message` (NULL, or empty once it is clean: `fallback`) as git cleans it, with these
+   trailers. E_INVALID for what cannot be a message or a trailer. */
+MUST_CHECK int message_make(
+    struct buf *out,
+    const char *message,
+    const char *fallback,
+    const struct trailer *trailers,
+    size_t count
+);
+/* Append the metrics among a message's trailers. */
+MUST_CHECK int message_metrics(struct version *version, const char *message);
 
 #endif

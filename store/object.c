@@ -3,13 +3,13 @@
  *
  * libgit2 writes an object into a temporary file and renames it. The syncs that make it durable
  * come later, for all objects of an operation at once: first the disk is told to begin with every
- * file, then each is waited for, then each folder once. An object that is there already gets the
- * same syncs, since whoever wrote it may not have come to them, unless the tip of the branch that
- * is written to reaches it: the tip moved there after they were done.
+ * file, then each is waited for, then each folder once. The same holds for an object that is there
+ * already, since whoever wrote it may not have come so far; but not where the tip of the branch
+ * that is written to reaches it: the tip moved there after all of that was done.
  *
- * What is there already is read and compared all the same: a new version that needs it says so by
- * replacing it where it is damaged. And it is touched, so that a git gc that runs at the same time
- * and deletes what is old and not reachable leaves it alone.
+ * What is there already is read and compared all the same: a new version does not build on what is
+ * damaged, it replaces it. And it is touched, so that a git gc at the same time, which deletes what
+ * is old and not reachable, leaves it alone.
  */
 #include <git2/sys/odb_backend.h>
 #include <stdio.h>

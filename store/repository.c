@@ -234,6 +234,7 @@ int store_open(struct store **out, const char *dir, const char *vera_repo)
     if (!store)
         return error_wrap(E_NOMEM, "repository");
     store->wait_ms = WAIT_MS;
+    store->part_bytes = FRAME_PART_BYTES;
     err = vera_repo && *vera_repo ? path_named(&store->path, vera_repo)
                                   : path_above(&store->path, dir);
     if (err < 0 || (err = store_open_at(store)) < 0)

@@ -1,0 +1,252 @@
+/*
+ * Recording a version. See store.h and docs/format.md, G8.
+ *
+ * The tip is read first; everything is written and synced; then the branch moves from that tip, or
+ * not at all. What was written before a failure is reachable from nothing, and git's gc drops it.
+ */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "store/internal.h"
+
+/* Where the version goes. */
+struct target {
+    char *ref;   /* "refs/heads/main" */
+    bool exists; /* the branch does, at `parent` */
+    bool has_parent;
+    struct commit_id parent;
+};
+
+static void target_release(struct target *target)
+{
+    free(target->ref);
+}
+
+/* The branch that HEAD is on. */
+static int head_branch(char **out, struct store *store)
+{
+    AUTO_GIT(git_reference, head);
+
+    int code = git_reference_lookup(&head, store->repo, "HEAD");
+    if (code < 0)
+        return git_failed(code, "HEAD");
+    const char *ref = git_reference_symbolic_target(head);
+    if (!ref || strncmp(ref, REF_HEADS, strlen(REF_HEADS)) != 0) {
+        int err = error_set(E_INVALID, "HEAD is not on a branch");
+        return error_hint(err, "vera switch BRANCH, or name one: --branch BRANCH");
+    }
+    if (!(*out = bytes_dup(text_bytes(ref))))
+        return error_wrap(E_NOMEM, "HEAD");
+    return 0;
+}
+
+static int named_branch(char **out, const char *name)
+{
+    AUTO_BUF(ref);
+    int valid = 0;
+
+    if (git_branch_name_is_valid(&valid, name) < 0 || !valid)
+        return error_set(E_INVALID, "'%s': not a name for a branch", name);
+    int err = buf_printf(&ref, REF_HEADS "%s", name);
+    if (err == 0)
+        *out = (char *)buf_take(&ref).data;
+    return err;
+}
+
+/* The commit that a ref leads to, if it leads anywhere. */
+static int ref_commit(bool *found, struct commit_id *out, struct store *store, const char *ref)
+{
+    git_oid id;
+
+    int code = git_reference_name_to_id(&id, store->repo, ref);
+    if (code < 0 && code != GIT_ENOTFOUND)
+        return git_failed(code, "%s", ref);
+    *found = code == 0;
+    if (*found)
+        *out = commit_id_of(&id);
+    return 0;
+}
+
+static int target_find(struct target *target, struct store *store, const char *branch)
+{
+    int err = branch ? named_branch(&target->ref, branch) : head_branch(&target->ref, store);
+
+    if (err < 0 || (err = ref_commit(&target->exists, &target->parent, store, target->ref)) < 0)
+        return err;
+    target->has_parent = target->exists;
+    if (!target->exists && branch)
+        err = ref_commit(&target->has_parent, &target->parent, store, "HEAD");
+    return err;
+}
+
+/* E_EXISTS where the tip has this snapshot. A tip that cannot be read has not: its successor is
+   what may mend it. */
+static int
+tip_compare(struct store *store, const struct target *target, const struct commit_request *request)
+{
+    struct digest tip;
+    char hex[COMMIT_HEX_SIZE];
+
+    if (!target->has_parent || request->allow_empty)
+        return 0;
+    int err = version_snapshot(&tip, store, &target->parent);
+    if (err < 0)
+        return err == E_CORRUPT ? 0 : err;
+    if (!digest_equal(&tip, &request->snapshot->id))
+        return 0;
+    commit_hex(hex, &target->parent);
+    err = error_set(
+        E_EXISTS, "nothing has changed: %.12s, the tip of %s, is this snapshot", hex,
+        target->ref + strlen(REF_HEADS)
+    );
+    return error_hint(err, "--allow-empty records it again");
+}
+
+/* The commit */
+
+static int signature_append(struct buf *out, const char *key, const git_signature *who)
+{
+    int offset = who->when.offset, minutes = offset < 0 ? -offset : offset;
+
+    return buf_printf(
+        out, "%s %s <%s> %" PRId64 " %c%02d%02d\n", key, who->name, who->email,
+        (int64_t)who->when.time, offset < 0 ? '-' : '+', minutes / 60, minutes % 60
+    );
+}
+
+static int signatures_append(struct buf *out, struct store *store, const char *author)
+{
+    __attribute__((cleanup(identity_release))) struct identity identity = {0};
+    AUTO_GIT(git_signature, by);
+    AUTO_GIT(git_signature, committer);
+    int err;
+
+    if ((err = store_identity(&identity, store, author)) < 0 ||
+        (err = signature_make(&by, &identity, true)) < 0 ||
+        (err = signature_now(&committer, store)) < 0 ||
+        (err = signature_append(out, "author", by)) < 0)
+        return err;
+    return signature_append(out, "committer", committer);
+}
+
+/* The message, with a line of our own where none was given. */
+static int message_append(
+    struct buf *out, const struct commit_request *request, const struct loaded_adapter *loaded
+)
+{
+    AUTO_BUF(fallback);
+    AUTO_BUF(message);
+
+    int err = buf_printf(
+        &fallback, "VeRA adapter of rank %" PRIu64 ", %zu modules", loaded->adapter.config.rank,
+        loaded->adapter.module_count
+    );
+    if (err == 0)
+        err = message_make(
+            &message, request->message, (const char *)fallback.data, request->trailers,
+            request->trailer_count
+        );
+    return err < 0 ? err : buf_append(out, message.data, message.len);
+}
+
+static int commit_write(
+    git_oid *out,
+    struct buf *text,
+    struct objects *objects,
+    struct store *store,
+    const struct target *target,
+    const git_oid *tree
+)
+{
+    AUTO_BUF(commit);
+    char hex[COMMIT_HEX_SIZE];
+
+    int err = buf_printf(&commit, "tree %s\n", git_oid_tostr_s(tree));
+    commit_hex(hex, &target->parent);
+    if (err == 0 && target->has_parent)
+        err = buf_printf(&commit, "parent %s\n", hex);
+    if (err == 0)
+        err = buf_append(&commit, text->data, text->len);
+    return err < 0 ? err : object_write(out, objects, store, GIT_OBJECT_COMMIT, buf_bytes(&commit));
+}
+
+static int branch_move(
+    struct store *store, const struct target *target, const git_oid *commit, struct buf *message
+)
+{
+    struct ref_change change = {
+        .name = target->ref, .has_old = target->exists, .has_new = true, .new = *commit};
+    AUTO_BUF(line);
+    const char *text = buf_text(message);
+
+    if (!text)
+        return error_wrap(E_NOMEM, "commit");
+    if (target->exists)
+        change.old = git_id(&target->parent);
+    int err = buf_printf(
+        &line, "commit%s: %.*s", target->has_parent ? "" : " (initial)", (int)strcspn(text, "\n"),
+        text
+    );
+    return err < 0 ? err : refs_move(store, &change, 1, (const char *)line.data);
+}
+
+static int version_write(
+    struct commit_result *result,
+    struct store *store,
+    const struct target *target,
+    const struct commit_request *request
+)
+{
+    AUTO_LOADED_ADAPTER(loaded);
+    AUTO_OBJECTS(objects);
+    AUTO_BUF(text);
+    AUTO_BUF(message);
+    const struct commit_id *parent = target->has_parent ? &target->parent : NULL;
+    git_oid tree, commit;
+    int err;
+
+    if ((err = adapter_load(&loaded, request->snapshot)) < 0 ||
+        (err = signatures_append(&text, store, request->author)) < 0 ||
+        (err = message_append(&message, request, &loaded)) < 0 ||
+        (err = buf_append_byte(&text, '\n')) < 0 ||
+        (err = buf_append(&text, message.data, message.len)) < 0)
+        return err;
+    if (parent && (err = objects_settle(&objects, store, parent)) < 0)
+        return err;
+    if ((err = snapshot_write(&tree, &result->frame, &objects, store, &loaded, parent)) < 0 ||
+        (err = commit_write(&commit, &text, &objects, store, target, &tree)) < 0 ||
+        (err = objects_sync(&objects, store)) < 0 || (err = interrupt_check()) < 0 ||
+        (err = branch_move(store, target, &commit, &message)) < 0)
+        return err;
+    result->commit = commit_id_of(&commit);
+    result->stored_bytes = objects.bytes;
+    return 0;
+}
+
+int store_commit(
+    struct commit_result *out, struct store *store, const struct commit_request *request
+)
+{
+    __attribute__((cleanup(target_release))) struct target target = {0};
+    struct commit_result result = {0};
+    AUTO_FREE(char, branch);
+    AUTO_LOCK(lock);
+    int err;
+
+    if ((err = lock_write(&lock, store)) < 0 ||
+        (err = target_find(&target, store, request->branch)) < 0)
+        return err;
+    if (!(branch = bytes_dup(text_bytes(target.ref + strlen(REF_HEADS)))))
+        return error_wrap(E_NOMEM, "commit");
+    if ((err = tip_compare(store, &target, request)) == 0)
+        err = version_write(&result, store, &target, request);
+    else if (err == E_EXISTS)
+        result.commit = target.parent;
+    if (err < 0 && err != E_EXISTS)
+        return err;
+    result.branch = branch;
+    branch = NULL;
+    *out = result;
+    return err;
+}

@@ -1,0 +1,448 @@
+/*
+ * A version's tree back into a snapshot. See store.h and docs/format.md, "The tree of a version".
+ *
+ * The tree may be anyone's. Every entry is one that the format names, once, with its mode; how
+ * large it may be is known before it is read: files from the manifest, the layout from the limits,
+ * the payload from the layout, A and B from the layout. libgit2 compares each object with its id;
+ * what the parts say of each other is compared at the end.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "format/limits.h"
+#include "format/text.h"
+#include "store/internal.h"
+
+#define FRAME_OVERHEAD 4096u /* of a frame over its payload, generously */
+
+/* An entry that a tree may have. */
+struct entry {
+    const char *name;
+    bool is_tree, required;
+    bool found;
+    git_oid id;
+};
+
+/* What decodes to nonsense was stored so. */
+static int stored_error(int err)
+{
+    if (err == E_INVALID || err == E_NOTFOUND || err == E_EXISTS)
+        return error_wrap(E_CORRUPT, "stored data");
+    return err;
+}
+
+static int entry_error(const git_oid *tree, const char *name, const char *why)
+{
+    char quoted[TEXT_QUOTE_SIZE];
+
+    text_quote(quoted, text_bytes(name));
+    return error_set(E_CORRUPT, "tree %s: '%s' %s", git_oid_tostr_s(tree), quoted, why);
+}
+
+static int
+entry_take(struct entry *entries, size_t count, const git_oid *tree, const git_tree_entry *found)
+{
+    const char *name = git_tree_entry_name(found);
+    int mode = (int)git_tree_entry_filemode_raw(found);
+
+    for (size_t i = 0; i < count; i++) {
+        struct entry *entry = &entries[i];
+        if (strcmp(entry->name, name) != 0)
+            continue;
+        if (entry->found)
+            return entry_error(tree, name, "is there twice");
+        if (mode != (entry->is_tree ? GIT_FILEMODE_TREE : GIT_FILEMODE_BLOB))
+            return entry_error(tree, name, "has a mode that it cannot have");
+        entry->found = true;
+        entry->id = *git_tree_entry_id(found);
+        return 0;
+    }
+    return entry_error(tree, name, "does not belong there");
+}
+
+/* Exactly these entries, but for those that are not required. */
+static int entries_read(struct entry *entries, size_t count, struct store *store, const git_oid *id)
+{
+    AUTO_GIT(git_tree, tree);
+
+    int err = tree_read(&tree, store, id);
+    for (size_t i = 0; err == 0 && i < git_tree_entrycount(tree); i++)
+        err = entry_take(entries, count, id, git_tree_entry_byindex(tree, i));
+    for (size_t i = 0; err == 0 && i < count; i++) {
+        if (entries[i].required && !entries[i].found)
+            err = entry_error(id, entries[i].name, "is missing");
+    }
+    return err;
+}
+
+static int
+entry_read(struct buf *out, struct store *store, const struct entry *entry, uint64_t limit)
+{
+    return object_read(out, store, &entry->id, GIT_OBJECT_BLOB, limit, entry->name);
+}
+
+/* Payload */
+
+struct frames {
+    struct frame_parts parts;
+    struct entry *entries; /* [parts.count] */
+    char (*names)[FRAME_NAME_SIZE];
+};
+
+static void frames_release(struct frames *frames)
+{
+    frame_parts_release(&frames->parts);
+    free(frames->entries);
+    free(frames->names);
+}
+
+void frame_name(char out[FRAME_NAME_SIZE], size_t part)
+{
+    if (part)
+        snprintf(out, FRAME_NAME_SIZE, "frame.%zu", part);
+    else
+        snprintf(out, FRAME_NAME_SIZE, "frame");
+}
+
+static int frames_find(
+    struct frames *frames,
+    struct store *store,
+    const git_oid *vectors,
+    const struct safetensors *layout
+)
+{
+    AUTO_FREE(struct frame_vector, list);
+    size_t count = 0;
+
+    int err = frame_vectors(&list, &count, layout);
+    if (err < 0 || (err = frame_parts_cut(&frames->parts, list, count, store->part_bytes)) < 0)
+        return err;
+    size_t parts = frames->parts.count;
+    if (!(frames->entries = array_new(parts, sizeof(*frames->entries))) ||
+        !(frames->names = array_new(parts, sizeof(*frames->names))))
+        return error_wrap(E_NOMEM, "vectors");
+    for (size_t i = 0; i < parts; i++) {
+        frame_name(frames->names[i], i);
+        frames->entries[i] = (struct entry){.name = frames->names[i], .required = true};
+    }
+    return entries_read(frames->entries, parts, store, vectors);
+}
+
+int payload_read(
+    struct buf *out,
+    struct store *store,
+    const git_oid *vectors,
+    const struct safetensors *layout,
+    uint64_t payload_bytes
+)
+{
+    __attribute__((cleanup(frames_release))) struct frames frames = {0};
+    AUTO_BUF(payload);
+    int err;
+
+    if (payload_bytes > LIMIT_FILE)
+        return error_set(E_LIMIT, "payload: %" PRIu64 " bytes", payload_bytes);
+    if ((err = frames_find(&frames, store, vectors, layout)) < 0 ||
+        (err = buf_reserve(&payload, (size_t)payload_bytes)) < 0)
+        return err;
+    for (size_t i = 0; err == 0 && i < frames.parts.count; i++) {
+        AUTO_BUF(frame);
+        const struct frame_part *part = &frames.parts.parts[i];
+        err = entry_read(&frame, store, &frames.entries[i], part->bytes + FRAME_OVERHEAD);
+        if (err == 0 && (err = frame_part_decode(&payload, buf_bytes(&frame), part)) < 0)
+            return error_wrap(
+                err, "object %s (%s)", git_oid_tostr_s(&frames.entries[i].id), frames.names[i]
+            );
+        if (err == 0)
+            err = interrupt_check();
+    }
+    if (err == 0)
+        *out = buf_take(&payload);
+    return err;
+}
+
+/* The parts */
+
+enum { CONFIG, BASIS, FILES, LAYOUT, MANIFEST, MODEL, RECIPE, VECTORS, ROOT_COUNT };
+
+struct loading {
+    struct store *store;
+    struct snapshot *snapshot;
+    struct entry root[ROOT_COUNT];
+    struct manifest manifest;
+    struct adapter adapter;
+    struct recipe recipe;
+    size_t next; /* file of the manifest that comes next below files/ */
+};
+
+static void loading_release(struct loading *loading)
+{
+    manifest_release(&loading->manifest);
+    adapter_release(&loading->adapter);
+}
+
+static int root_read(struct loading *loading, const struct commit_id *commit)
+{
+    static const struct entry root[ROOT_COUNT] = {
+        [CONFIG] = {.name = PEFT_CONFIG, .required = true},
+        [BASIS] = {.name = "basis", .is_tree = true},
+        [FILES] = {.name = "files", .is_tree = true},
+        [LAYOUT] = {.name = "layout", .required = true},
+        [MANIFEST] = {.name = "manifest", .required = true},
+        [MODEL] = {.name = "model", .is_tree = true},
+        [RECIPE] = {.name = "recipe", .required = true},
+        [VECTORS] = {.name = "vectors", .is_tree = true, .required = true},
+    };
+    AUTO_GIT(git_commit, read);
+    git_oid id = git_id(commit);
+
+    memcpy(loading->root, root, sizeof(root));
+    int err = commit_read(&read, loading->store, &id);
+    if (err < 0)
+        return err;
+    return entries_read(loading->root, ROOT_COUNT, loading->store, git_commit_tree_id(read));
+}
+
+/* Manifest, configuration, layout and recipe: what says how large the rest is. */
+static int texts_read(struct loading *loading)
+{
+    struct snapshot *snapshot = loading->snapshot;
+    struct store *store = loading->store;
+    struct entry *root = loading->root;
+    int err;
+
+    if ((err = entry_read(&snapshot->manifest, store, &root[MANIFEST], LIMIT_TEXT)) < 0 ||
+        (err = digest_of(&snapshot->id, buf_bytes(&snapshot->manifest))) < 0 ||
+        (err = manifest_decode(&loading->manifest, buf_bytes(&snapshot->manifest))) < 0 ||
+        (err = entry_read(&snapshot->config, store, &root[CONFIG], LIMIT_CONFIG)) < 0 ||
+        (err = entry_read(&snapshot->layout, store, &root[LAYOUT], 8 + LIMIT_SAFETENSORS_HEADER)) <
+            0 ||
+        (err = entry_read(&snapshot->recipe, store, &root[RECIPE], LIMIT_TEXT)) < 0 ||
+        (err = recipe_decode(&loading->recipe, buf_bytes(&snapshot->recipe))) < 0)
+        return err;
+    const struct manifest_file *model = manifest_find(&loading->manifest, PEFT_MODEL);
+    if (!model)
+        return error_set(E_CORRUPT, "manifest: no %s", PEFT_MODEL);
+    return adapter_decode(
+        &loading->adapter, buf_bytes(&snapshot->config), buf_bytes(&snapshot->layout), model->bytes
+    );
+}
+
+static int basis_read(struct loading *loading)
+{
+    const struct adapter *adapter = &loading->adapter;
+    const struct recipe *recipe = &loading->recipe;
+    char names[2][DIGEST_HEX_SIZE];
+    struct entry entries[2] = {
+        {.name = names[0], .required = true}, {.name = names[1], .required = true}};
+    bool stored = recipe->state == BASIS_STORED && adapter->a;
+    int err;
+
+    if (stored != loading->root[BASIS].found)
+        return error_set(
+            E_CORRUPT, "the recipe's basis is %s, and there is %s basis/",
+            basis_state_name(recipe->state), stored ? "no" : "a"
+        );
+    if (!stored)
+        return 0;
+    bool equal = digest_equal(&recipe->sha256_a, &recipe->sha256_b);
+    digest_hex(names[0], &recipe->sha256_a);
+    digest_hex(names[1], &recipe->sha256_b);
+    err = entries_read(entries, equal ? 1 : 2, loading->store, &loading->root[BASIS].id);
+    if (err < 0)
+        return err;
+    const struct tensor *a = adapter->a, *b = adapter->basis_b;
+    err = entry_read(&loading->snapshot->a, loading->store, &entries[0], tensor_bytes(a));
+    if (err < 0)
+        return err;
+    return entry_read(
+        &loading->snapshot->b, loading->store, &entries[equal ? 0 : 1], tensor_bytes(b)
+    );
+}
+
+static int model_read(struct loading *loading)
+{
+    struct entry entries[] = {{.name = "config.json"}, {.name = "pin", .required = true}};
+    struct snapshot *snapshot = loading->snapshot;
+
+    if (!loading->root[MODEL].found)
+        return 0;
+    int err = entries_read(entries, 2, loading->store, &loading->root[MODEL].id);
+    if (err == 0)
+        err = entry_read(&snapshot->pin, loading->store, &entries[1], LIMIT_TEXT);
+    if (err == 0 && entries[0].found)
+        err = entry_read(&snapshot->model_config, loading->store, &entries[0], LIMIT_CONFIG);
+    return err;
+}
+
+/* Files */
+
+static const struct manifest_file *file_next(struct loading *loading)
+{
+    const struct manifest *manifest = &loading->manifest;
+
+    while (loading->next < manifest->count) {
+        const struct manifest_file *file = &manifest->files[loading->next];
+        if (strcmp(file->path, PEFT_CONFIG) != 0 && strcmp(file->path, PEFT_MODEL) != 0)
+            return file;
+        loading->next++;
+    }
+    return NULL;
+}
+
+/* The blob at `path`, which must be the next file of the manifest: both are in the same order. */
+static int file_read_blob(struct loading *loading, const char *path, const git_oid *id)
+{
+    struct snapshot *snapshot = loading->snapshot;
+    const struct manifest_file *file = file_next(loading);
+    AUTO_BUF(data);
+
+    if (!file || strcmp(file->path, path) != 0) {
+        char quoted[TEXT_QUOTE_SIZE];
+        text_quote(quoted, text_bytes(path));
+        return error_set(
+            E_CORRUPT, "object %s (files/%s): the manifest has %s at its place",
+            git_oid_tostr_s(id), quoted, file ? file->path : "no file"
+        );
+    }
+    int err = object_read(&data, loading->store, id, GIT_OBJECT_BLOB, file->bytes, path);
+    if (err == E_LIMIT)
+        return error_wrap(E_CORRUPT, "another size than the manifest's");
+    if (err < 0)
+        return err;
+    struct adapter_file *taken = &snapshot->files[snapshot->file_count];
+    if (!(taken->path = bytes_dup(text_bytes(path))))
+        return error_wrap(E_NOMEM, "files");
+    taken->data = buf_take(&data);
+    snapshot->file_count++;
+    loading->next++;
+    return interrupt_check();
+}
+
+static int folder_read(struct loading *loading, const git_oid *id, struct buf *path, unsigned depth)
+{
+    AUTO_GIT(git_tree, tree);
+    size_t len = path->len;
+    int err;
+
+    if (depth > LIMIT_PATH_DEPTH || len > LIMIT_PATH)
+        return error_set(E_CORRUPT, "tree %s: below files/, too deep", git_oid_tostr_s(id));
+    err = tree_read(&tree, loading->store, id);
+    for (size_t i = 0; err == 0 && i < git_tree_entrycount(tree); i++) {
+        const git_tree_entry *entry = git_tree_entry_byindex(tree, i);
+        const git_oid *found = git_tree_entry_id(entry);
+        int mode = (int)git_tree_entry_filemode_raw(entry);
+        path->len = len;
+        if ((err = buf_append_text(path, git_tree_entry_name(entry))) < 0)
+            break;
+        if (mode == GIT_FILEMODE_TREE && (err = buf_append_byte(path, '/')) == 0)
+            err = folder_read(loading, found, path, depth + 1);
+        else if (mode == GIT_FILEMODE_BLOB && buf_text(path))
+            err = file_read_blob(loading, (const char *)path->data, found);
+        else if (err == 0)
+            err = entry_error(id, git_tree_entry_name(entry), "has a mode that it cannot have");
+    }
+    return err;
+}
+
+static int files_read(struct loading *loading)
+{
+    AUTO_BUF(path);
+    struct snapshot *snapshot = loading->snapshot;
+
+    if (!(snapshot->files = array_new(loading->manifest.count, sizeof(*snapshot->files))))
+        return error_wrap(E_NOMEM, "files");
+    if (loading->root[FILES].found) {
+        int err = folder_read(loading, &loading->root[FILES].id, &path, 0);
+        if (err < 0)
+            return err;
+    }
+    const struct manifest_file *left = file_next(loading);
+    return left
+               ? error_set(E_CORRUPT, "files/%s: the manifest has it, the tree has not", left->path)
+               : 0;
+}
+
+static int snapshot_load(struct loading *loading, const struct commit_id *commit)
+{
+    struct snapshot *snapshot = loading->snapshot;
+    int err;
+
+    if ((err = root_read(loading, commit)) < 0 || (err = texts_read(loading)) < 0 ||
+        (err = payload_read(
+             &snapshot->payload, loading->store, &loading->root[VECTORS].id,
+             &loading->adapter.layout, loading->adapter.payload_bytes
+         )) < 0 ||
+        (err = basis_read(loading)) < 0 || (err = model_read(loading)) < 0 ||
+        (err = files_read(loading)) < 0)
+        return err;
+    return snapshot_check(snapshot);
+}
+
+int store_load(struct snapshot *out, struct store *store, const struct commit_id *id)
+{
+    AUTO_SNAPSHOT(snapshot);
+    __attribute__((cleanup(loading_release))
+    ) struct loading loading = {.store = store, .snapshot = &snapshot};
+
+    int err = snapshot_load(&loading, id);
+    if (err < 0) {
+        char hex[COMMIT_HEX_SIZE];
+        commit_hex(hex, id);
+        return error_wrap(stored_error(err), "version %.12s", hex);
+    }
+    *out = snapshot;
+    snapshot = (struct snapshot){0};
+    return 0;
+}
+
+/* Frame */
+
+/* Sizes of `frame.1` and the parts that follow. */
+static int parts_measure(struct frame_summary *frame, struct store *store, const git_oid *vectors)
+{
+    AUTO_GIT(git_tree, tree);
+
+    int err = tree_read(&tree, store, vectors);
+    for (size_t i = 0; err == 0 && i < git_tree_entrycount(tree); i++) {
+        const git_tree_entry *entry = git_tree_entry_byindex(tree, i);
+        git_object_t type;
+        size_t bytes = 0;
+        if (strncmp(git_tree_entry_name(entry), "frame.", strlen("frame.")) != 0)
+            continue;
+        int code = git_odb_read_header(&bytes, &type, store->odb, git_tree_entry_id(entry));
+        if (code < 0)
+            err = git_failed(code, "vectors/%s", git_tree_entry_name(entry));
+        frame->bytes += bytes;
+    }
+    return err;
+}
+
+int store_frame(struct frame_summary *out, struct store *store, const struct commit_id *id)
+{
+    struct frame_summary frame = {0};
+    struct frame_info info;
+    AUTO_BUF(data);
+    bool found = false;
+    git_oid blob, vectors;
+    int err;
+
+    if ((err = version_entry(&found, &blob, store, id, "vectors/frame")) < 0)
+        return err;
+    if (!found)
+        return error_set(E_CORRUPT, "the version has no vectors/frame");
+    if ((err = object_read(&data, store, &blob, GIT_OBJECT_BLOB, LIMIT_FILE, "vectors/frame")) <
+            0 ||
+        (err = frame_inspect(&info, buf_bytes(&data))) < 0 ||
+        (err = version_entry(&found, &vectors, store, id, "vectors")) < 0)
+        return err;
+    frame.codec = frame_codec_name(info.codec);
+    frame.depth = info.depth;
+    frame.bytes = data.len;
+    if ((err = parts_measure(&frame, store, &vectors)) < 0)
+        return err;
+    *out = frame;
+    return 0;
+}
