@@ -525,42 +525,56 @@ static int decode_body(const void *body, size_t len)
     return err;
 }
 
-/* A plane of mode zstd: so many bytes of zeros compressed, `more` behind them, and a stored length
-   that is `lie` too large. */
-static int decode_zstd_body(size_t zeros, const char *more, size_t more_len, int lie)
+/* A plane of mode zstd that claims `len` + `lie` bytes of zstd and has `len`. */
+static int decode_zstd_plane(const uint8_t *zstd, size_t len, int lie)
 {
-    uint8_t body[4096] = {1}, plain[2000] = {0};
-    size_t len = ZSTD_compress(body + 5, sizeof(body) - 5, plain, zeros, 3);
+    AUTO_BUF(body);
+    size_t stored = len + (size_t)lie;
 
+    must(buf_append_byte(&body, 1));
+    for (unsigned i = 0; i < 4; i++)
+        must(buf_append_byte(&body, (uint8_t)(stored >> (8 * i))));
+    must(buf_append(&body, zstd, len));
+    return decode_body(body.data, body.len);
+}
+
+/* The zstd frame of so many zeros, with its content's size in it or not, and `more` behind it. */
+static int decode_zeros(size_t zeros, int sized, const char *more, size_t more_len, int lie)
+{
+    uint8_t zstd[4096], plain[2000] = {0};
+    ZSTD_CCtx *context = ZSTD_createCCtx();
+
+    assert_non_null(context);
+    assert_false(ZSTD_isError(ZSTD_CCtx_setParameter(context, ZSTD_c_contentSizeFlag, sized)));
+    size_t len = ZSTD_compress2(context, zstd, sizeof(zstd), plain, zeros);
+    ZSTD_freeCCtx(context);
     assert_false(ZSTD_isError(len));
     if (more_len)
-        memcpy(body + 5 + len, more, more_len);
-    size_t stored = len + more_len + (size_t)lie;
-    for (unsigned i = 0; i < 4; i++)
-        body[1 + i] = (uint8_t)(stored >> (8 * i));
-    return decode_body(body, 5 + len + more_len);
+        memcpy(zstd + len, more, more_len);
+    return decode_zstd_plane(zstd, len + more_len, lie);
 }
 
 static void a_plane_is_one_zstd_frame_of_its_size_F2(void **state)
 {
     static const char skippable[] = "\x50\x2a\x4d\x18\x04\0\0\0abcd";
     static const char empty_frame[] = "\x28\xb5\x2f\xfd\x20\0\x01\0\0";
-    /* A frame that does not say its content's size. */
-    static const char unsized_frame[] = "\x01\x0d\0\0\0\x28\xb5\x2f\xfd\0\x58\x43\x1f\0\0\0\0\0";
+    /* 1000 zeros in a raw block: longer than the plane itself. */
+    static const uint8_t raw_block[10 + 1000] = {0x28, 0xb5, 0x2f, 0xfd, 0x60, 0xe8, 2, 0x41, 0x1f};
 
     (void)state;
-    must(decode_zstd_body(1000, NULL, 0, 0));
-    assert_int_equal(decode_zstd_body(999, NULL, 0, 0), E_CORRUPT);
-    assert_int_equal(decode_zstd_body(1001, NULL, 0, 0), E_CORRUPT);
-    assert_int_equal(decode_zstd_body(2000, NULL, 0, 0), E_CORRUPT);
-    assert_int_equal(decode_zstd_body(0, NULL, 0, 0), E_CORRUPT);
-    assert_int_equal(decode_zstd_body(1000, NULL, 0, 1), E_CORRUPT);
-    assert_int_equal(decode_zstd_body(1000, NULL, 0, -1), E_CORRUPT);
-    assert_int_equal(decode_zstd_body(1000, "", 1, 0), E_CORRUPT);
-    assert_int_equal(decode_zstd_body(1000, "", 1, -1), E_CORRUPT);
-    assert_int_equal(decode_zstd_body(1000, skippable, sizeof(skippable) - 1, 0), E_CORRUPT);
-    assert_int_equal(decode_zstd_body(1000, empty_frame, sizeof(empty_frame) - 1, 0), E_CORRUPT);
-    assert_int_equal(decode_body(unsized_frame, sizeof(unsized_frame) - 1), E_CORRUPT);
+    must(decode_zeros(1000, 1, NULL, 0, 0));
+    assert_int_equal(decode_zeros(1000, 0, NULL, 0, 0), E_CORRUPT);
+    assert_int_equal(decode_zeros(999, 1, NULL, 0, 0), E_CORRUPT);
+    assert_int_equal(decode_zeros(1001, 1, NULL, 0, 0), E_CORRUPT);
+    assert_int_equal(decode_zeros(2000, 1, NULL, 0, 0), E_CORRUPT);
+    assert_int_equal(decode_zeros(0, 1, NULL, 0, 0), E_CORRUPT);
+    assert_int_equal(decode_zeros(1000, 1, NULL, 0, 1), E_CORRUPT);
+    assert_int_equal(decode_zeros(1000, 1, NULL, 0, -1), E_CORRUPT);
+    assert_int_equal(decode_zeros(1000, 1, "", 1, 0), E_CORRUPT);
+    assert_int_equal(decode_zeros(1000, 1, "", 1, -1), E_CORRUPT);
+    assert_int_equal(decode_zeros(1000, 1, skippable, sizeof(skippable) - 1, 0), E_CORRUPT);
+    assert_int_equal(decode_zeros(1000, 1, empty_frame, sizeof(empty_frame) - 1, 0), E_CORRUPT);
+    assert_int_equal(decode_zstd_plane(raw_block, sizeof(raw_block), 0), E_CORRUPT);
 }
 
 static void a_body_is_its_planes_and_nothing_else_F3(void **state)
