@@ -62,22 +62,6 @@ static const char *verdict_words(enum verdict verdict)
     return "";
 }
 
-struct seed_text {
-    char text[24];
-};
-
-static struct seed_text seed_text(const struct recipe *recipe)
-{
-    struct seed_text out = {"-"};
-
-    if (recipe->has_seed)
-        snprintf(
-            out.text, sizeof(out.text), "%s%" PRIu64, recipe->seed.negative ? "-" : "",
-            recipe->seed.magnitude
-        );
-    return out;
-}
-
 static void basis_head_say(struct cli *cli)
 {
     cli_say(

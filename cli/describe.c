@@ -1,6 +1,7 @@
 /* What several commands say of a version. See describe.h. */
 #include "cli/describe.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,6 +22,18 @@ struct short_id short_digest(const struct digest *digest)
 
     digest_hex(hex, digest);
     memcpy(out.text, hex, 12);
+    return out;
+}
+
+struct seed_text seed_text(const struct recipe *recipe)
+{
+    struct seed_text out = {"-"};
+
+    if (recipe->has_seed)
+        snprintf(
+            out.text, sizeof(out.text), "%s%" PRIu64, recipe->seed.negative ? "-" : "",
+            recipe->seed.magnitude
+        );
     return out;
 }
 
@@ -177,35 +190,28 @@ void describe_version_json(struct json_writer *writer, const struct version *ver
 
 int describe_basis(struct buf *out, const struct recipe *recipe)
 {
-    char seed[32] = "no seed";
+    struct seed_text seed = seed_text(recipe);
 
-    if (recipe->has_seed)
-        snprintf(
-            seed, sizeof(seed), "seed %s%llu", recipe->seed.negative ? "-" : "",
-            (unsigned long long)recipe->seed.magnitude
-        );
     switch (recipe->state) {
     case BASIS_PROVED:
         return buf_printf(
-            out, "proved: %s gives A and B bit for bit (%s%s%s), so they are not stored", seed,
-            basis_variant_name(recipe->variant),
+            out, "proved: seed %s gives A and B bit for bit (%s%s%s), so they are not stored",
+            seed.text, basis_variant_name(recipe->variant),
             recipe->rounding == BASIS_ROUND_NONE ? "" : ", rounded to ",
             recipe->rounding == BASIS_ROUND_NONE ? "" : basis_rounding_name(recipe->rounding)
         );
     case BASIS_STORED:
+        if (!recipe->has_seed)
+            return buf_append_text(out, "stored: the adapter names no seed, so A and B are kept");
         return buf_printf(
-            out,
-            recipe->has_seed ? "stored: %s does not give A and B, so they are kept"
-                             : "stored: the adapter names %s, so A and B are kept",
-            seed
+            out, "stored: seed %s does not give A and B bit for bit, so they are kept", seed.text
         );
     case BASIS_DECLARED:
+        if (!recipe->has_seed)
+            return buf_append_text(out, "declared: A and B were not saved, and no seed is named");
         return buf_printf(
-            out,
-            recipe->has_matrices
-                ? "declared: A and B, not in the adapter, are drawn from %s; recorded"
-                : "declared: A and B, not in the adapter, are drawn from %s",
-            seed
+            out, "declared: A and B were not saved; seed %s draws them%s", seed.text,
+            recipe->has_matrices ? " (digests recorded)" : ""
         );
     }
     return 0;

@@ -15,6 +15,12 @@ struct short_id {
 struct short_id short_commit(const struct commit_id *id);
 struct short_id short_digest(const struct digest *digest);
 
+/* A recipe's seed in digits, "-" where it has none. */
+struct seed_text {
+    char text[24];
+};
+struct seed_text seed_text(const struct recipe *recipe);
+
 /* What commit and show print of a snapshot; what is not known is NULL (JSON null). */
 struct description {
     const struct snapshot *snapshot;
