@@ -193,19 +193,14 @@ static int outcome_say(struct cli *cli, const struct outcome *outcome)
     AUTO_BUF(lines);
     int err;
 
-    cli_say(cli, "  %-9s %s", "snapshot", short_digest(&outcome->snapshot->id).text);
-    err = buf_printf(
-        &lines, "VeRA, rank %" PRIu64 ", %zu modules: ", adapter->config.rank, adapter->module_count
-    );
-    if (err || (err = describe_modules(&lines, adapter)) ||
-        (err = describe_say(cli, "adapter", &lines)))
+    cli_say(cli, "  %-8s %s", "snapshot", short_digest(&outcome->snapshot->id).text);
+    if ((err = describe_adapter_say(cli, adapter)))
         return err;
-    lines.len = 0;
     if ((err = describe_basis(&lines, &outcome->loaded->recipe)) ||
         (err = describe_say(cli, "basis", &lines)))
         return err;
     cli_say(
-        cli, "  %-9s %s for a directory of %s", "stored", cli_size(result->stored_bytes),
+        cli, "  %-8s %s for a directory of %s", "stored", cli_size(result->stored_bytes),
         cli_size(files_bytes(outcome->snapshot, outcome->loaded))
     );
     lines.len = 0;

@@ -55,21 +55,17 @@ static int report_json(const struct fsck_report *report)
     return cli_json_end(&writer);
 }
 
-#define VERSIONS_SHOWN 5
-
 static int bad_say(struct cli *cli, const struct fsck_bad *bad)
 {
     AUTO_BUF(versions);
     AUTO_BUF(branches);
-    size_t shown = bad->version_count < VERSIONS_SHOWN ? bad->version_count : VERSIONS_SHOWN;
+    struct word_list list = {.out = &versions};
     int err = 0;
 
     cli_say(cli, "damaged: %s: %s", bad->object, bad->problem);
-    for (size_t i = 0; !err && i < shown; i++)
-        err = buf_printf(&versions, "%s%s", i ? ", " : "", short_commit(&bad->versions[i]).text);
-    if (!err && shown < bad->version_count)
-        err = buf_printf(&versions, " and %zu more", bad->version_count - shown);
-    if (err || (err = describe_say(cli, "versions", &versions)) ||
+    for (size_t i = 0; !err && i < bad->version_count; i++)
+        err = word_list_add(&list, short_commit(&bad->versions[i]).text);
+    if (err || (err = word_list_end(&list)) || (err = describe_say(cli, "versions", &versions)) ||
         (err = describe_names(&branches, bad->branches, bad->branch_count)))
         return err;
     return describe_say(cli, "branches", &branches);

@@ -125,20 +125,16 @@ static int adapter_say(struct cli *cli, const struct source *source)
     const struct adapter *adapter = &source->loaded.adapter;
     const struct recipe *recipe = &source->loaded.recipe;
     AUTO_BUF(line);
-    int err = buf_printf(
-        &line, "VeRA, rank %" PRIu64 ", %zu modules: ", adapter->config.rank, adapter->module_count
-    );
+    int err = describe_adapter_say(cli, adapter);
 
-    if (err || (err = describe_modules(&line, adapter)) ||
-        (err = describe_say(cli, "adapter", &line)))
+    if (err)
         return err;
-    line.len = 0;
     if ((err = describe_basis(&line, recipe)) || (err = describe_say(cli, "basis", &line)))
         return err;
     if (!recipe->has_matrices)
         return 0;
     cli_say(
-        cli, "  %-9s A %s [%" PRIu64 ", %" PRIu64 "] %s, B %s [%" PRIu64 ", %" PRIu64 "] %s", "",
+        cli, "  %-8s A %s [%" PRIu64 ", %" PRIu64 "] %s, B %s [%" PRIu64 ", %" PRIu64 "] %s", "",
         dtype_name(recipe->dtype_a), recipe->rank, recipe->in, short_digest(&recipe->sha256_a).text,
         dtype_name(recipe->dtype_b), recipe->out, recipe->rank, short_digest(&recipe->sha256_b).text
     );
@@ -150,7 +146,7 @@ static void base_say(struct cli *cli, const struct source *source)
     const struct peft_config *config = &source->loaded.adapter.config;
 
     cli_say(
-        cli, "  %-9s %s%s%s, %s", "base", config->base_name ? config->base_name : "not named",
+        cli, "  %-8s %s%s%s, %s", "base", config->base_name ? config->base_name : "not named",
         config->base_revision ? " at " : "", config->base_revision ? config->base_revision : "",
         source->snapshot.pin.len ? "its weights are recorded (pinned)"
                                  : "its weights are not recorded (unpinned)"
@@ -160,21 +156,21 @@ static void base_say(struct cli *cli, const struct source *source)
 static int files_say(struct cli *cli, const struct manifest *manifest)
 {
     AUTO_BUF(line);
-    uint64_t bytes = 0;
-    size_t shown = 0;
+    struct word_list list = {.out = &line};
     int err = 0;
 
-    for (size_t i = 0; i < manifest->count; i++)
-        bytes += manifest->files[i].bytes;
-    for (; !err && shown < manifest->count && shown < 6; shown++) {
-        const struct manifest_file *file = &manifest->files[shown];
-        err = buf_printf(&line, "%s%s %s", shown ? ", " : "", file->path, cli_size(file->bytes));
+    for (size_t i = 0; !err && i < manifest->count; i++) {
+        const struct manifest_file *file = &manifest->files[i];
+        AUTO_BUF(word);
+        err = buf_printf(&word, "%s %s", file->path, cli_size(file->bytes));
+        const char *text = err ? NULL : buf_text(&word);
+        if (!text)
+            return err ? err : E_NOMEM;
+        err = word_list_add(&list, text);
     }
-    if (!err && shown < manifest->count)
-        err = buf_printf(
-            &line, " and %zu more, %s in all", manifest->count - shown, cli_size(bytes)
-        );
-    return err ? err : describe_say(cli, "files", &line);
+    if (err || (err = word_list_end(&list)))
+        return err;
+    return describe_say(cli, "files", &line);
 }
 
 static int shown_say(struct cli *cli, const struct shown *shown)

@@ -3,6 +3,16 @@
 
 const struct command *const commands[] = {
     &command_init,
+    &command_commit,
+    &command_show,
+    &command_log,
+    &command_export,
+    &command_apply,
+    &command_verify,
+    &command_branch,
+    &command_switch,
+    &command_tag,
+    &command_reset,
     &command_completion,
     &command_help,
     NULL,

@@ -195,9 +195,8 @@ int describe_basis(struct buf *out, const struct recipe *recipe)
     switch (recipe->state) {
     case BASIS_PROVED:
         return buf_printf(
-            out, "proved: seed %s gives A and B bit for bit (%s%s%s), so they are not stored",
-            seed.text, basis_variant_name(recipe->variant),
-            recipe->rounding == BASIS_ROUND_NONE ? "" : ", rounded to ",
+            out, "proved: seed %s gives A and B, bit for bit (%s%s%s); not stored", seed.text,
+            basis_variant_name(recipe->variant), recipe->rounding == BASIS_ROUND_NONE ? "" : ", ",
             recipe->rounding == BASIS_ROUND_NONE ? "" : basis_rounding_name(recipe->rounding)
         );
     case BASIS_STORED:
@@ -217,56 +216,112 @@ int describe_basis(struct buf *out, const struct recipe *recipe)
     return 0;
 }
 
-int describe_names(struct buf *out, char *const *names, size_t count)
-{
-    size_t shown = 0, room = 60;
-    int err = 0;
+#define WORDS_MAX 69 /* bytes of a list of words, so that its line has 80 columns */
+#define AND_MORE  15 /* " and 12345 more" */
 
-    for (; !err && shown < count; shown++) {
-        size_t len = strlen(names[shown]);
-        if (shown && len + 2 > room)
-            break;
-        err = buf_printf(out, "%s%s", shown ? ", " : "", names[shown]);
-        room -= len + 2 < room ? len + 2 : room;
+int word_list_add(struct word_list *list, const char *word)
+{
+    if (list->skipped || (list->words && list->out->len + 2 + strlen(word) > WORDS_MAX)) {
+        list->skipped++;
+        return 0;
     }
-    if (!err && shown < count)
-        err = buf_printf(out, " and %zu more", count - shown);
+    int err = buf_printf(list->out, "%s%s", list->words++ ? ", " : "", word);
+    if (list->words == 1 || list->out->len + AND_MORE <= WORDS_MAX) {
+        list->cut = list->out->len;
+        list->cut_words = list->words;
+    }
     return err;
 }
 
-/* The last component of a module's name: "q_proj". */
-static const char *module_role(const struct adapter_module *module)
+int word_list_end(struct word_list *list)
 {
-    const char *dot = strrchr(module->name, '.');
-
-    return dot ? dot + 1 : module->name;
+    if (!list->skipped)
+        return 0;
+    list->out->len = list->cut;
+    return buf_printf(list->out, " and %zu more", list->skipped + list->words - list->cut_words);
 }
+
+int describe_names(struct buf *out, char *const *names, size_t count)
+{
+    struct word_list list = {.out = out};
+    int err = 0;
+
+    for (size_t i = 0; !err && i < count; i++)
+        err = word_list_add(&list, names[i]);
+    return err ? err : word_list_end(&list);
+}
+
+/* The last component of a module's name, "q_proj", and how many have it. */
+struct role {
+    const char *name;
+    size_t count;
+};
 
 static int role_compare(const void *a, const void *b)
 {
-    return strcmp(*(const char *const *)a, *(const char *const *)b);
+    return strcmp(((const struct role *)a)->name, ((const struct role *)b)->name);
 }
 
-int describe_modules(struct buf *out, const struct adapter *adapter)
+/* Sorted by name, each once. */
+static int roles_of(struct role **out, size_t *out_count, const struct adapter *adapter)
 {
-    size_t count = adapter->module_count, distinct = 0;
-    AUTO_FREE(const char *, roles);
+    size_t count = 0, modules = adapter->module_count;
+    struct role *roles = array_new(modules, sizeof(*roles));
+
+    if (!roles)
+        return E_NOMEM;
+    for (size_t i = 0; i < modules; i++) {
+        const char *name = adapter->modules[i].name, *dot = strrchr(name, '.');
+        roles[i] = (struct role){dot ? dot + 1 : name, 1};
+    }
+    qsort(roles, modules, sizeof(*roles), role_compare);
+    for (size_t i = 0; i < modules; i++) {
+        if (count && strcmp(roles[count - 1].name, roles[i].name) == 0)
+            roles[count - 1].count++;
+        else
+            roles[count++] = roles[i];
+    }
+    *out = roles;
+    *out_count = count;
+    return 0;
+}
+
+static int roles_say(struct cli *cli, const struct role *roles, size_t count)
+{
+    AUTO_BUF(line);
+    struct word_list list = {.out = &line};
+    bool equal = true;
     int err = 0;
 
-    if (!(roles = array_new(count, sizeof(*roles))))
-        return E_NOMEM;
-    for (size_t i = 0; i < count; i++)
-        roles[i] = module_role(&adapter->modules[i]);
-    qsort(roles, count, sizeof(*roles), role_compare);
-    for (size_t i = 0, next; !err && i < count; i = next) {
-        for (next = i + 1; next < count && strcmp(roles[i], roles[next]) == 0;)
-            next++;
-        if (distinct++ < 6)
-            err = buf_printf(out, "%s%s %zu", distinct > 1 ? ", " : "", roles[i], next - i);
+    for (size_t i = 1; i < count; i++)
+        equal = equal && roles[i].count == roles[0].count;
+    for (size_t i = 0; !err && i < count; i++) {
+        AUTO_BUF(word);
+        err = equal ? buf_append_text(&word, roles[i].name)
+                    : buf_printf(&word, "%s %zu", roles[i].name, roles[i].count);
+        const char *text = err ? NULL : buf_text(&word);
+        if (!text)
+            return err ? err : E_NOMEM;
+        err = word_list_add(&list, text);
     }
-    if (!err && distinct > 6)
-        err = buf_printf(out, " and %zu more", distinct - 6);
-    return err;
+    if (err || (err = word_list_end(&list)))
+        return err;
+    return describe_say(cli, "modules", &line);
+}
+
+int describe_adapter_say(struct cli *cli, const struct adapter *adapter)
+{
+    AUTO_FREE(struct role, roles);
+    size_t count;
+    int err = roles_of(&roles, &count, adapter);
+
+    if (err)
+        return err;
+    cli_say(
+        cli, "  %-8s VeRA, rank %" PRIu64 ", %zu module%s", "adapter", adapter->config.rank,
+        adapter->module_count, adapter->module_count == 1 ? "" : "s"
+    );
+    return roles_say(cli, roles, count);
 }
 
 int describe_metrics(struct buf *out, const struct version *version)
@@ -291,7 +346,7 @@ int describe_say(struct cli *cli, const char *label, struct buf *text)
     const char *line = buf_text(text);
     if (!line)
         return E_NOMEM;
-    cli_say(cli, "  %-9s %s", label, line);
+    cli_say(cli, "  %-8s %s", label, line);
     return 0;
 }
 

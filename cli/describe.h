@@ -49,10 +49,18 @@ void describe_version_json(struct json_writer *writer, const struct version *ver
 
 /* "proved: seed 0 gives it bit for bit (fma), so it takes no space". */
 MUST_CHECK int describe_basis(struct buf *out, const struct recipe *recipe);
-/* "optimizer.pt, scheduler.pt and 3 more": the first few of the names. */
+/* "optimizer.pt, scheduler.pt and 3 more": as many words as fit into one line. */
+struct word_list {
+    struct buf *out;
+    size_t words, skipped;
+    size_t cut, cut_words; /* where the list can end, if more words come than fit */
+};
+MUST_CHECK int word_list_add(struct word_list *list, const char *word);
+MUST_CHECK int word_list_end(struct word_list *list);
 MUST_CHECK int describe_names(struct buf *out, char *const *names, size_t count);
-/* "down_proj 2, q_proj 2": the modules by the last part of their names. */
-MUST_CHECK int describe_modules(struct buf *out, const struct adapter *adapter);
+/* Two lines: rank and number of modules; and what they are by the last part of their names, with
+   counts where these differ: "key 3, query 4". */
+MUST_CHECK int describe_adapter_say(struct cli *cli, const struct adapter *adapter);
 /* "loss 0.5, rte 0.78"; empty where there are none. */
 MUST_CHECK int describe_metrics(struct buf *out, const struct version *version);
 
