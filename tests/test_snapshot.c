@@ -443,6 +443,98 @@ static void test_a_declared_adapter_without_seed_is_stored_and_not_applied(void 
     assert_int_equal(basis_load(&basis, &loaded, 176, 176, DTYPE_F32), E_UNSUPPORTED);
 }
 
+/* An adapter of one module, all of `dtype`: rank 4, A, B and the vectors in the order of `order`,
+   tensors without values around them; every byte is `fill`, or another where that is 0. */
+static void
+adapter_make(struct adapter_files *files, enum dtype dtype, const unsigned order[4], uint8_t fill)
+{
+    static const uint64_t shape[] = {4, 4}, empty[] = {0};
+    static const struct tensor kinds[] = {
+        {.name = "base_model.vera_A", .dims = 2},
+        {.name = "base_model.vera_B", .dims = 2},
+        {.name = "base_model.model.q.vera_lambda_b", .dims = 1},
+        {.name = "base_model.model.q.vera_lambda_d", .dims = 1},
+        {.name = "base_model.model.q.bias", .dims = 1, .shape = empty},
+        {.name = "a.bias", .dims = 1, .shape = empty},
+    };
+    struct tensor tensors[6];
+    AUTO_BUF(config);
+    AUTO_BUF(model);
+    uint64_t at = 0;
+
+    for (size_t i = 0; i < 6; i++) {
+        struct tensor *tensor = &tensors[i];
+        *tensor = kinds[i < 4 ? order[i] : i];
+        tensor->name_len = strlen(tensor->name);
+        tensor->dtype = dtype;
+        tensor->begin = i < 4 ? at : i == 4 ? 0 : tensors[order[0] % 3].end;
+        uint64_t values = i >= 4 ? 0 : tensor->dims == 2 ? 16 : 4;
+        tensor->shape = i >= 4 ? empty : shape;
+        tensor->end = tensor->begin + values * dtype_bits(dtype) / 8;
+        at = i < 4 ? tensor->end : at;
+    }
+    assert_int_equal(safetensors_encode(&model, tensors, 6), 0);
+    for (uint64_t i = 0; i < at; i++)
+        assert_int_equal(buf_append_byte(&model, fill ? fill : (uint8_t)(i * 37 + 5)), 0);
+    assert_int_equal(
+        buf_append_text(
+            &config, "{\"peft_type\":\"VERA\",\"r\":4,\"modules_to_save\":[\"classifier\"]}"
+        ),
+        0
+    );
+    assert_int_equal(adapter_files_add(files, PEFT_CONFIG, &config), 0);
+    assert_int_equal(adapter_files_add(files, PEFT_MODEL, &model), 0);
+}
+
+static void made_case(enum dtype dtype, const unsigned order[4], uint8_t fill)
+{
+    AUTO_ADAPTER_FILES(files);
+    AUTO_ADAPTER_FILES(restored);
+    AUTO_SNAPSHOT(snapshot);
+    AUTO_LOADED_ADAPTER(loaded);
+    AUTO_BASIS(basis);
+
+    adapter_make(&files, dtype, order, fill);
+    assert_int_equal(snapshot_encode(&snapshot, &files, NULL), 0);
+    assert_int_equal(recipe_of(&snapshot).state, BASIS_STORED);
+    assert_int_equal(snapshot.payload.len, 8 * dtype_bits(dtype) / 8);
+    assert_int_equal(snapshot_check(&snapshot), 0);
+    assert_int_equal(snapshot_restore(&restored, &snapshot), 0);
+    assert_files_equal(&files, &restored);
+    assert_int_equal(adapter_load(&loaded, &snapshot), 0);
+    const struct buf *model = &file_of(&files, PEFT_MODEL)->data;
+    const struct adapter_module *module = &loaded.adapter.modules[0];
+    struct bytes wanted = {
+        model->data + snapshot.layout.len + module->d->begin, (size_t)tensor_bytes(module->d)};
+    assert_true(bytes_equal(loaded_tensor(&loaded, module->d), wanted));
+    assert_int_equal(
+        basis_load(&basis, &loaded, 4, 4, DTYPE_F32), dtype_is_applicable(dtype) ? 0 : E_UNSUPPORTED
+    );
+}
+
+static void test_every_dtype_and_value_is_stored_and_comes_back(void **state)
+{
+    static const unsigned order[] = {0, 1, 2, 3};
+
+    (void)state;
+    for (unsigned dtype = 0; dtype < DTYPE_COUNT; dtype++) {
+        made_case((enum dtype)dtype, order, 0);
+        /* NaN in every float type that has one. */
+        made_case((enum dtype)dtype, order, 0xff);
+    }
+}
+
+static void test_tensors_in_any_order_come_back(void **state)
+{
+    (void)state;
+    for (unsigned i = 0; i < 256; i++) {
+        const unsigned order[] = {i & 3, i >> 2 & 3, i >> 4 & 3, i >> 6};
+        unsigned seen = 1u << order[0] | 1u << order[1] | 1u << order[2] | 1u << order[3];
+        if (seen == 15)
+            made_case(DTYPE_BF16, order, 0);
+    }
+}
+
 static void test_every_flipped_bit_changes_the_id_or_is_refused(void **state)
 {
     AUTO_ADAPTER_FILES(files);
@@ -588,6 +680,32 @@ static void test_what_is_missing_is_said(void **state)
     }
 }
 
+static void test_a_configuration_that_is_not_veras_is_said(void **state)
+{
+    static const struct {
+        const char *from, *to, *says;
+        int err;
+    } cases[] = {
+        {"\"VERA\"", "\"LORA\"", "this is a LORA adapter", E_UNSUPPORTED},
+        {"\"VERA\"", "\"IA3\"", "this is an IA3 adapter", E_UNSUPPORTED},
+        {"\"VERA\"", "VERA", "adapter_config.json: JSON, byte", E_INVALID},
+        {"\"r\": 32", "\"r\": 31", "r is 31", E_INVALID},
+        {"{", "[", "not a JSON object", E_INVALID},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        AUTO_ADAPTER_FILES(files);
+        AUTO_SNAPSHOT(snapshot);
+        read_adapter(&files, "llama/step-000");
+        replace_text(&file_of(&files, PEFT_CONFIG)->data, cases[i].from, cases[i].to);
+        assert_int_equal(snapshot_encode(&snapshot, &files, NULL), cases[i].err);
+        assert_true(contains(error_message(), cases[i].says));
+        assert_int_equal(error_hint_text() != NULL, cases[i].err == E_UNSUPPORTED);
+        assert_null(snapshot.manifest.data);
+    }
+}
+
 static void test_other_files_come_back_in_any_order(void **state)
 {
     static const char *const paths[] = {"z.json", "a/b.txt", "a-b.txt", "empty.txt"};
@@ -688,11 +806,14 @@ int main(void)
         cmocka_unit_test(test_a_basis_with_a_flipped_bit_is_stored_and_comes_back),
         cmocka_unit_test(test_only_the_low_half_of_a_seed_counts_and_none_proves_nothing),
         cmocka_unit_test(test_a_declared_adapter_without_seed_is_stored_and_not_applied),
+        cmocka_unit_test(test_every_dtype_and_value_is_stored_and_comes_back),
+        cmocka_unit_test(test_tensors_in_any_order_come_back),
         cmocka_unit_test(test_every_flipped_bit_changes_the_id_or_is_refused),
         cmocka_unit_test(test_every_truncation_of_the_model_is_refused),
         cmocka_unit_test(test_damaged_parts_are_corrupt),
         cmocka_unit_test(test_parts_that_do_not_fit_are_corrupt),
         cmocka_unit_test(test_what_is_missing_is_said),
+        cmocka_unit_test(test_a_configuration_that_is_not_veras_is_said),
         cmocka_unit_test(test_other_files_come_back_in_any_order),
         cmocka_unit_test(test_vectors_are_the_bytes_of_the_file),
         cmocka_unit_test(test_every_allocation_failure_is_reported),
