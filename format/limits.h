@@ -25,8 +25,8 @@
 #define LIMIT_FEATURES           (UINT64_C(1) << 31) /* in or out of one module */
 #define LIMIT_BASIS_VALUES       (UINT64_C(1) << 28) /* values of A, and of B */
 #define LIMIT_SHARDS             UINT64_C(10000)
-#define LIMIT_SAVED_MODULES      UINT64_C(1024)      /* names in modules_to_save, at apply */
-#define LIMIT_FRAME_DEPTH        64 /* a reader's; the writer stops at 32 */
+#define LIMIT_SAVED_MODULES      UINT64_C(1024) /* names in modules_to_save, at apply */
+#define LIMIT_FRAME_DEPTH        64             /* a reader's; the writer stops at 32 */
 
 /* Header bytes of all shards of a base model together. */
 #define LIMIT_MODEL_HEADERS (256 * MIB)
