@@ -117,8 +117,9 @@ static int base_describe(
     if (!config || !file)
         return 0;
     struct bytes bytes = buf_bytes(&file->data);
-    err = adapter_decode(&adapter, buf_bytes(&config->data), bytes, bytes.len);
-    if (err || (err = model_open(&model, base)))
+    if ((err = adapter_decode(&adapter, buf_bytes(&config->data), bytes, bytes.len)))
+        return error_wrap(err, "%s", cli->operands[0]);
+    if ((err = model_open(&model, base)))
         return err;
     return model_describe(out, &model, &adapter, cli->progress);
 }
@@ -138,7 +139,7 @@ static int commit_read(
     if (err)
         return err;
     if (arguments->base && (err = base_describe(&base, cli, files, arguments->base)))
-        return error_wrap(err, "%s", dir);
+        return err;
     err = snapshot_encode(out, files, arguments->base ? &base : NULL);
     return err ? error_wrap(err, "%s", dir) : 0;
 }

@@ -135,6 +135,9 @@ static int version_head(struct log *log, const struct version *version)
     if ((err = buf_printf(&text, "commit %s", hex)) ||
         (err = decorate(&text, &log->decorations, &version->id)) || (err = log_line(log, &text)))
         return err;
+    if ((err = buf_printf(&text, "snapshot %s", short_digest(&version->snapshot).text)) ||
+        (err = log_line(log, &text)))
+        return err;
     if (version->parent_count > 1) {
         err = buf_append_text(&text, "Merge:   ");
         for (size_t i = 0; !err && i < version->parent_count; i++)
@@ -142,15 +145,12 @@ static int version_head(struct log *log, const struct version *version)
         if (err || (err = log_line(log, &text)))
             return err;
     }
-    cli_time(time, version->time, version->time_offset, false);
-    if ((err = buf_printf(&text, "Snapshot %s", short_digest(&version->snapshot).text)) ||
-        (err = log_line(log, &text)) ||
-        (err = buf_printf(&text, "Author:  %s <%s>", version->author_name, version->author_email)
-        ) ||
-        (err = log_line(log, &text)) || (err = buf_printf(&text, "Date:    %s", time)) ||
-        (err = log_line(log, &text)))
+    err = buf_printf(&text, "Author:  %s <%s>", version->author_name, version->author_email);
+    if (err || (err = log_line(log, &text)))
         return err;
-    return 0;
+    cli_time(time, version->time, version->time_offset, false);
+    err = buf_printf(&text, "Date:    %s", time);
+    return err ? err : log_line(log, &text);
 }
 
 static int version_whole(struct log *log, const struct version *version)

@@ -157,17 +157,14 @@ static int files_say(struct cli *cli, const struct manifest *manifest)
 {
     AUTO_BUF(line);
     struct word_list list = {.out = &line};
-    int err = 0;
+    uint64_t bytes = 0;
+    int err;
 
-    for (size_t i = 0; !err && i < manifest->count; i++) {
-        const struct manifest_file *file = &manifest->files[i];
-        AUTO_BUF(word);
-        err = buf_printf(&word, "%s %s", file->path, cli_size(file->bytes));
-        const char *text = err ? NULL : buf_text(&word);
-        if (!text)
-            return err ? err : E_NOMEM;
-        err = word_list_add(&list, text);
-    }
+    for (size_t i = 0; i < manifest->count; i++)
+        bytes += manifest->files[i].bytes;
+    err = buf_printf(&line, "%s: ", cli_size(bytes));
+    for (size_t i = 0; !err && i < manifest->count; i++)
+        err = word_list_add(&list, manifest->files[i].path);
     if (err || (err = word_list_end(&list)))
         return err;
     return describe_say(cli, "files", &line);

@@ -414,7 +414,7 @@ void describe_warnings(const struct recipe *recipe)
                              : "adapter_config.json names no seed to draw them from"
         );
     } else if (recipe->state == BASIS_DECLARED && !recipe->has_matrices) {
-        cli_note("vera: warning: A and B are not in the adapter, and nothing proves its seed");
+        cli_note("vera: warning: the adapter came without A and B: nothing proves its seed");
         cli_note("hint: --base MODEL records which A and B the seed gives for that model");
     }
 }
