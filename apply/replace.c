@@ -289,7 +289,7 @@ static bool has_output_layer(const struct peft_config *config)
 /* The embeddings among the tensors: what they have in common. */
 struct embeddings {
     const struct tensor *first, *placed; /* of those with a place in the model */
-    bool outputs, identical;
+    bool inputs, outputs, identical;
 };
 
 static bool is_embedding(const struct other *other)
@@ -306,7 +306,9 @@ static struct embeddings embeddings_find(const struct finder *finder)
         const struct other *other = &finder->others->list[i];
         if (!is_embedding(other))
             continue;
-        all.outputs = all.outputs || is_output_embedding(other->name);
+        bool output = is_output_embedding(other->name);
+        all.outputs = all.outputs || output;
+        all.inputs = all.inputs || !output;
         if (!all.first)
             all.first = other->tensor;
         if (!all.placed && other->place.tensor)
@@ -321,7 +323,7 @@ static void embeddings_judge(const struct finder *finder)
     struct embeddings all = embeddings_find(finder);
     bool tied = finder->model->tied_embeddings &&
                 (all.outputs || has_output_layer(&finder->adapter->config));
-    bool whole = all.outputs && all.identical;
+    bool whole = all.inputs && all.outputs && all.identical;
 
     for (size_t i = 0; i < finder->others->count; i++) {
         struct other *other = &finder->others->list[i];
