@@ -20,7 +20,8 @@ static int switch_create(
     if ((err = ref_resolve(at, cli, revision)) || (err = store_branch_create(cli->store, name, at)))
         return err;
     *has_tip = true;
-    return store_switch(cli->store, name);
+    err = store_switch(cli->store, name);
+    return err < 0 ? error_wrap(err, "branch '%s' was made, but not switched to", name) : 0;
 }
 
 static int switch_run(struct cli *cli, const void *arguments_of)

@@ -8,8 +8,8 @@
 #define WRAP_MAX    2048
 #define HINT_MAX    1024
 
-static _Thread_local char message[MESSAGE_MAX] = "no error";
-static _Thread_local char hint[HINT_MAX];
+static _Thread_local char message[MESSAGE_MAX] = "no error", kept_message[MESSAGE_MAX];
+static _Thread_local char hint[HINT_MAX], kept_hint[HINT_MAX];
 static _Thread_local unsigned dropped;
 
 /* One text is one line, whatever name is in it: line feeds belong to error_detail(). */
@@ -89,6 +89,20 @@ int error_hint(int code, const char *fmt, ...)
     vsnprintf(hint, sizeof(hint), fmt, ap);
     va_end(ap);
     keep_one_line(hint, sizeof(hint));
+    return code;
+}
+
+void error_keep(void)
+{
+    memcpy(kept_message, message, strlen(message) + 1);
+    memcpy(kept_hint, hint, strlen(hint) + 1);
+}
+
+int error_restore(int code)
+{
+    memcpy(message, kept_message, strlen(kept_message) + 1);
+    memcpy(hint, kept_hint, strlen(kept_hint) + 1);
+    dropped = 0;
     return code;
 }
 

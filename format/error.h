@@ -47,6 +47,11 @@ MUST_CHECK int error_detail(int code, const char *fmt, ...) PRINTF_LIKE(2, 3);
 /* Say what the person can do about it; return `code`. */
 MUST_CHECK int error_hint(int code, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
+/* Keep what the error says while something is undone, which may fail too, and say it again, hint
+   and details included. One is kept per thread. */
+void error_keep(void);
+MUST_CHECK int error_restore(int code);
+
 /* The message with its details (each "\n  <line>"), and the hint or NULL. Valid until the thread's
    next error_* call. */
 const char *error_message(void);

@@ -136,15 +136,13 @@ static int rename_undo(
 )
 {
     static const char why[] = "branch: not renamed";
-    AUTO_BUF(message);
     const struct ref_change back = {.name = to->ref, .has_old = true, .old = from->at};
 
-    if (buf_printf(&message, "%s", error_message()) < 0)
-        return error_wrap(E_NOMEM, "branch '%s'", from->name);
+    error_keep();
     if ((current && head_move(store, from->ref, why) < 0) || refs_move(store, &back, 1, why) < 0 ||
         branch_config_delete(store, to->name) < 0)
         return error_wrap(E_IO, "branch '%s' is there beside '%s'", to->name, from->name);
-    return error_set(err, "%s", (const char *)message.data);
+    return error_restore(err);
 }
 
 /* Make `to` beside `from`, let HEAD follow, delete `from`: at every moment HEAD is on a branch that

@@ -308,13 +308,13 @@ static int changes_commit(
 
     int err = signature_now(&who, store);
     for (size_t i = 0; err == 0 && i < count; i++) {
-        AUTO_BUF(why);
         if ((err = reflog_take(store, &changes[i])) == 0 &&
             (err = change_commit(transactions[i], &changes[i], who, message)) == 0)
             err = change_sync(store, &changes[i]);
-        if (err < 0 && i && buf_printf(&why, "%s", error_message()) == 0) {
+        if (err < 0 && i) {
+            error_keep();
             changes_undo(store, changes, i, who);
-            err = error_set(err, "%s", (const char *)why.data);
+            err = error_restore(err);
         }
     }
     return err;

@@ -46,6 +46,24 @@ static void a_line_feed_in_a_name_begins_no_line(void **state)
     assert_string_equal(error_hint_text(), "'e\\x0af'");
 }
 
+static void what_is_kept_is_said_again(void **state)
+{
+    (void)state;
+    (void)!error_set(E_IO, "first");
+    (void)!error_detail(E_IO, "detail");
+    (void)!error_hint(E_IO, "hint");
+    error_keep();
+    (void)!error_set(E_NOMEM, "second, while undoing the first");
+    assert_int_equal(error_restore(E_IO), E_IO);
+    assert_string_equal(error_message(), "first\n  detail");
+    assert_string_equal(error_hint_text(), "hint");
+    (void)!error_set(E_INVALID, "without a hint");
+    error_keep();
+    (void)!error_hint(E_INVALID, "another's");
+    (void)!error_restore(E_INVALID);
+    assert_null(error_hint_text());
+}
+
 static void texts_of_any_length_fit(void **state)
 {
     (void)state;
@@ -86,6 +104,7 @@ int main(void)
         cmocka_unit_test(a_failure_says_its_message_its_details_and_its_hint),
         cmocka_unit_test(a_new_failure_forgets_the_old_one),
         cmocka_unit_test(a_line_feed_in_a_name_begins_no_line),
+        cmocka_unit_test(what_is_kept_is_said_again),
         cmocka_unit_test(texts_of_any_length_fit),
         cmocka_unit_test(details_that_do_not_fit_are_counted),
     };
