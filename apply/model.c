@@ -347,11 +347,28 @@ static const char *const pickles[] = {".bin", ".pth", ".pt", ".ckpt", ".h5", ".m
 static const char *const ggufs[] = {".gguf", NULL};
 static const char *const weights[] = {".safetensors", NULL};
 
+/* The first name in byte order of a file that holds a whole model in another format; NULL. */
+static const char *names_find_pickle(const struct buf *names)
+{
+    static const char *const begins[] = {
+        "consolidated", "flax_model", "model", "pytorch_model", "tf_model"};
+    const char *found = NULL;
+
+    for (const char *name = NULL; (name = names_next(names, name));) {
+        bool model = false;
+        for (size_t i = 0; i < sizeof(begins) / sizeof(begins[0]); i++)
+            model = model || strncmp(name, begins[i], strlen(begins[i])) == 0;
+        if (model && has_any_suffix(name, pickles) && (!found || strcmp(name, found) < 0))
+            found = name;
+    }
+    return found;
+}
+
 /* Neither the file nor the index is there: what is? */
 static int weights_missing(const char *dir, const struct buf *names)
 {
     AUTO_FREE(char, path);
-    const char *pickle = names_find(names, pickles), *gguf = names_find(names, ggufs);
+    const char *pickle = names_find_pickle(names), *gguf = names_find(names, ggufs);
     const char *other = names_find(names, weights);
 
     if (!other && (pickle || gguf)) {
@@ -361,6 +378,8 @@ static int weights_missing(const char *dir, const struct buf *names)
         return gguf ? gguf_error(path) : pickle_error(path);
     }
     int err = error_set(E_NOTFOUND, "%s: neither %s nor %s", dir, MODEL_FILE, MODEL_INDEX);
+    if (names_have(names, PEFT_CONFIG))
+        return error_hint(err, "this is an adapter: give the model that it was trained on");
     if (other)
         return error_hint(
             err, "%s is there, but without one of these two no program reads it", other

@@ -58,7 +58,26 @@ static const char *name_below(const struct tensor *tensor)
     return name;
 }
 
-/* Where the model has it: under the name that follows the modules' prefix, else as it is. */
+/* Old checkpoints call the parameters of a LayerNorm gamma and beta; Transformers renames them when
+   it loads. False where the name is no such parameter's. */
+static bool legacy_name(struct buf *name)
+{
+    static const char *const names[][2] = {
+        {"LayerNorm.weight", "LayerNorm.gamma"}, {"LayerNorm.bias", "LayerNorm.beta"}};
+
+    for (size_t i = 0; i < 2; i++) {
+        size_t n = strlen(names[i][0]);
+        if (name->len < n || memcmp(name->data + name->len - n, names[i][0], n) != 0)
+            continue;
+        /* The old name, with its NUL, is no longer than the new one: there is room. */
+        memcpy(name->data + name->len - n, names[i][1], strlen(names[i][1]) + 1);
+        return true;
+    }
+    return false;
+}
+
+/* Where the model has it: under the name that follows the modules' prefix, else as it is, else
+   under the old one. */
 static int place_find(struct other *other, const struct finder *finder, const char *raw)
 {
     AUTO_BUF(name);
@@ -66,11 +85,15 @@ static int place_find(struct other *other, const struct finder *finder, const ch
     int err = match_name(&name, finder->match, raw);
     if (err < 0)
         return err;
-    const char *found = (const char *)name.data;
-    if (!model_find(&other->place, finder->model, found) &&
-        model_find(&other->place, finder->model, raw))
-        found = raw;
-    other->name = bytes_dup(text_bytes(found));
+    const char *mapped = (const char *)name.data;
+    bool found = model_find(&other->place, finder->model, mapped);
+    bool as_is = !found && model_find(&other->place, finder->model, raw);
+    if (!(other->name = bytes_dup(text_bytes(as_is ? raw : mapped))))
+        return error_set(E_NOMEM, "out of memory for a tensor's name");
+    if (found || as_is || !legacy_name(&name) || !model_find(&other->place, finder->model, mapped))
+        return 0;
+    free(other->name);
+    other->name = bytes_dup(text_bytes(mapped));
     return other->name ? 0 : error_set(E_NOMEM, "out of memory for a tensor's name");
 }
 

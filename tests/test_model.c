@@ -126,6 +126,8 @@ static void test_a_directory_without_weights_is_named_with_what_it_holds(void **
         {"6/m.bin", "6/m.bin", E_UNSUPPORTED, "6/m.bin: not safetensors", "save_pretrained"},
         {"7/model.safetensors", "7/model.safetensors", E_INVALID, "a file", "the directory"},
         {"8/consolidated.safetensors", "8", E_NOTFOUND, "neither", "consolidated.safetensors"},
+        {"11/training_args.bin", "11", E_NOTFOUND, "11: neither", "give the directory of a model"},
+        {"12/adapter_config.json", "12", E_NOTFOUND, "12: neither", "this is an adapter"},
         {"9/model.safetensors/x", "9", E_INVALID, "not a regular file", NULL},
         {"10/model.safetensors.index.json/x", "10", E_INVALID, "not a regular file", NULL},
     };
