@@ -225,10 +225,8 @@ int snapshot_find(git_oid *out, struct store *store, const char *digits)
             digits, ID_DIGITS_MIN, DIGEST_HEX_SIZE - 1
         );
     int err = snapshot_search_run(&search, TIPS_REFS | TIPS_HEAD);
-    if (err == 0 && search.found_count == 0) {
-        search.unreadable = 0;
+    if (err == 0 && search.found_count == 0)
         err = snapshot_search_run(&search, TIPS_DELETED);
-    }
     if (err < 0 || (err = snapshot_choose(&commit, &search)) < 0)
         return err;
     *out = git_id(&commit);

@@ -309,7 +309,7 @@ static int ref_fill(struct ref *ref, struct list_visit *visit, const char *name,
     const char *shown = name;
     int err = 0;
 
-    ref->commit = commit_id_of(&target);
+    ref->kind = visit->kind;
     switch (visit->kind) {
     case REF_BRANCH:
         shown = name + strlen(REF_HEADS);

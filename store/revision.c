@@ -237,7 +237,8 @@ static int no_parent(
     git_oid_tostr(hex, sizeof(hex), &ancestry->ids.ids[commit]);
     if (parents)
         return error_set(
-            E_NOTFOUND, "'%s': %s has %zu parents, not %" PRIu64, revision->text, hex, parents, n
+            E_NOTFOUND, "'%s': %s has %zu %s, not %" PRIu64, revision->text, hex, parents,
+            parents == 1 ? "parent" : "parents", n
         );
     int err = error_set(E_NOTFOUND, "'%s': %s has no parent", revision->text, hex);
     if (ancestor->is_cut)

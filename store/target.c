@@ -7,8 +7,8 @@
 #include "format/text.h"
 #include "store/refs.h"
 
-#define COMPONENT_MAX 250  /* a file's name has 255 bytes, and git adds ".lock" */
-#define LENGTH_MAX    1000 /* with refs/vera/trash/<time>/ before it, far below a path's 4096 */
+#define COMPONENT_MAX 250 /* a file's name has 255 bytes, and git adds ".lock" */
+#define LENGTH_MAX    900 /* libgit2 takes refs of 1,023, and the trash puts 40 before a name */
 
 /* Names */
 
