@@ -19,19 +19,45 @@ static struct store *store; /* on the repository in `scratch` */
 
 #define UNUSED __attribute__((unused))
 
-static UNUSED int repository_make(void **state)
+/* init makes and syncs 256 folders; once is enough for all tests of a program, and their copies
+   come without. */
+static char template[64];
+
+static UNUSED int template_make(void **state)
 {
     AUTO_FREE(char, path);
 
     (void)state;
-    snprintf(scratch, sizeof(scratch), "/tmp/vera-test-store.XXXXXX");
-    if (!mkdtemp(scratch) || chdir(scratch) != 0 || setenv("HOME", scratch, 1) != 0 ||
+    snprintf(template, sizeof(template), "/tmp/vera-test-template.XXXXXX");
+    if (!mkdtemp(template) || setenv("HOME", template, 1) != 0 ||
         setenv("GIT_CONFIG_NOSYSTEM", "1", 1) != 0 || setenv("GIT_DIR", ".vera", 1) != 0 ||
         setenv("GIT_AUTHOR_NAME", "Ada", 1) != 0 || setenv("GIT_COMMITTER_NAME", "Ada", 1) != 0 ||
         setenv("GIT_AUTHOR_EMAIL", "ada@example.org", 1) != 0 ||
         setenv("GIT_COMMITTER_EMAIL", "ada@example.org", 1) != 0)
         return 1;
-    return store_init(&path, scratch) == 0 && store_open(&store, scratch, NULL) == 0 ? 0 : 1;
+    return store_init(&path, template) == 0 && chdir(template) == 0 &&
+                   system("rmdir .vera/objects/??") == 0
+               ? 0
+               : 1;
+}
+
+static UNUSED int template_remove(void **state)
+{
+    (void)state;
+    return chdir("/") == 0 && tree_remove(template) == 0 ? 0 : 1;
+}
+
+/* A test's own repository; the current directory is the one that holds it. */
+static UNUSED int repository_make(void **state)
+{
+    char command[256];
+
+    (void)state;
+    snprintf(scratch, sizeof(scratch), "/tmp/vera-test-store.XXXXXX");
+    if (!mkdtemp(scratch) || chdir(scratch) != 0)
+        return 1;
+    snprintf(command, sizeof(command), "cp -r %s/.vera .", template);
+    return system(command) == 0 && store_open(&store, scratch, NULL) == 0 ? 0 : 1;
 }
 
 static UNUSED int repository_remove(void **state)

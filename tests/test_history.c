@@ -287,5 +287,5 @@ int main(void)
         CASE(test_a_limit_reads_no_more_than_it_gives),
         CASE(test_an_interrupt_ends_the_walk),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, template_make, template_remove);
 }

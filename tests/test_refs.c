@@ -696,5 +696,5 @@ int main(void)
         CASE(test_a_branch_that_moves_while_it_is_deleted_stays),
         CASE(test_a_read_only_repository_can_be_read),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, template_make, template_remove);
 }

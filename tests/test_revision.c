@@ -523,5 +523,5 @@ int main(void)
         CASE(test_a_shallow_clone_says_where_it_ends),
         CASE(test_a_thousand_versions),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, template_make, template_remove);
 }
