@@ -12,10 +12,11 @@
 #include <string.h>
 #include <time.h>
 
+#include "apply/crew.h"
 #include "apply/output.h"
 #include "format/limits.h"
 
-#define COPY_BYTES (64 * MIB) /* between two reports of progress */
+#define COPY_BYTES (4 * MIB) /* of a range that one thread copies at a time */
 
 static double seconds_now(void)
 {
@@ -53,76 +54,165 @@ static int copy_name(struct buf *out, const char *from, const struct outdir *dir
     return buf_printf(out, "%s to %s/%s", from, dir->target, name);
 }
 
+/* What of a shard one thread does at a time: a tensor that changes, or a range that stays. */
+struct piece {
+    uint64_t begin, end; /* in the file */
+    size_t number;       /* in rewrites->tensors; SIZE_MAX: stays */
+};
+
 /* A shard on its way. */
 struct shard_copy {
     struct stream *stream;
-    struct apply_result *result;
     int from, to;
     uint64_t shared; /* this many bytes are the base's already */
-    uint64_t begin;  /* of the tensor at hand, in the file */
+    struct piece *pieces;
+    size_t piece_count;
+    struct writer *writers; /* one for each thread */
     const char *name;
     const char *path; /* both files, for errors */
 };
 
-static int gap_copy(struct shard_copy *copy, uint64_t begin, uint64_t end)
+struct writer {
+    struct shard_copy *copy;
+    struct stream_scratch scratch;
+    uint64_t begin; /* of the tensor at hand, in the file */
+    uint64_t written, cloned;
+};
+
+static int range_copy(struct writer *writer, uint64_t begin, uint64_t end)
 {
-    while (begin < end) {
-        uint64_t len = end - begin < COPY_BYTES ? end - begin : COPY_BYTES, cloned = 0;
-        if (begin < copy->shared) {
-            len = copy->shared - begin < len ? copy->shared - begin : len;
-            cloned = len;
-        } else {
-            int err = file_copy_range(copy->from, begin, copy->to, begin, len, &cloned, copy->path);
-            if (err < 0)
-                return err;
-        }
-        copy->result->bytes_cloned += cloned;
-        copy->result->bytes_written += len - cloned;
-        begin += len;
-        stream_advance(copy->stream, len);
+    const struct shard_copy *copy = writer->copy;
+    uint64_t len = end - begin, cloned = 0;
+
+    if (begin < copy->shared) {
+        cloned = copy->shared - begin < len ? copy->shared - begin : len;
+        begin += cloned;
     }
+    int err = file_copy_range(copy->from, begin, copy->to, begin, end - begin, &cloned, copy->path);
+    if (err < 0)
+        return err;
+    writer->cloned += cloned;
+    writer->written += len - cloned;
+    stream_advance(copy->stream, len);
     return 0;
 }
 
 static int block_write(void *context, struct bytes block, uint64_t offset)
 {
-    struct shard_copy *copy = context;
+    struct writer *writer = context;
+    const struct shard_copy *copy = writer->copy;
 
-    copy->result->bytes_written += block.len;
-    return file_write_at(copy->to, block.data, block.len, copy->begin + offset, copy->name);
+    writer->written += block.len;
+    return file_write_at(copy->to, block.data, block.len, writer->begin + offset, copy->name);
+}
+
+/* Once a pin does not match, the output is lost: what is left is only hashed, to name the rest. The
+   disk begins with a piece while the next ones are made: little is left to wait for at the end. */
+static int piece_write(void *context, unsigned member, size_t number)
+{
+    struct shard_copy *copy = context;
+    struct writer *writer = &copy->writers[member];
+    const struct piece *piece = &copy->pieces[number];
+    bool wanted = !stream_differs(copy->stream);
+    int err;
+
+    if ((err = interrupt_check()) < 0)
+        return err;
+    writer->begin = piece->begin;
+    if (piece->number != SIZE_MAX)
+        err = stream_tensor(
+            copy->stream, &writer->scratch, piece->number, copy->from, wanted ? block_write : NULL,
+            writer
+        );
+    else if (wanted)
+        err = range_copy(writer, piece->begin, piece->end);
+    if (err == 0)
+        fd_sync_begin(copy->to);
+    return err;
 }
 
 /* The header comes from memory: it is what the plan was made from. */
 static int header_write(struct shard_copy *copy, const struct buf *header)
 {
+    struct writer *writer = &copy->writers[0];
+
     if (copy->shared >= header->len)
-        return gap_copy(copy, 0, header->len);
-    copy->result->bytes_written += header->len;
+        return range_copy(writer, 0, header->len);
+    writer->written += header->len;
     stream_advance(copy->stream, header->len);
     return file_write_at(copy->to, header->data, header->len, 0, copy->name);
 }
 
-/* Once a pin does not match, the output is lost: what is left is only hashed, to name the rest. */
-static int shard_stream(struct shard_copy *copy, size_t number)
+static void pieces_add(struct shard_copy *copy, uint64_t begin, uint64_t end, size_t number)
+{
+    uint64_t step = number == SIZE_MAX ? COPY_BYTES : UINT64_MAX;
+
+    for (uint64_t at = begin; at < end; copy->piece_count++) {
+        uint64_t len = end - at < step ? end - at : step;
+        copy->pieces[copy->piece_count] = (struct piece){at, at + len, number};
+        at += len;
+    }
+}
+
+/* In the order of the file, which is kindest to the disk. */
+static int pieces_make(struct shard_copy *copy, size_t shard_number)
 {
     const struct rewrites *all = copy->stream->rewrites;
-    const struct shard *shard = &all->model->shards[number];
+    const struct shard *shard = &all->model->shards[shard_number];
     uint64_t done = shard->header.len;
     size_t begin, end;
 
-    int err = header_write(copy, &shard->header);
-    rewrites_of_shard(&begin, &end, all, number);
-    for (size_t i = begin; err == 0 && i < end; i++) {
+    rewrites_of_shard(&begin, &end, all, shard_number);
+    size_t room = 2 * (end - begin) + 1 + (size_t)(shard->bytes / COPY_BYTES);
+    if (!(copy->pieces = array_new(room, sizeof(*copy->pieces))))
+        return error_wrap(E_NOMEM, "%s", copy->name);
+    for (size_t i = begin; i < end; i++) {
         const struct tensor *tensor = all->tensors[i].base.tensor;
-        bool wanted = copy->stream->differing.len == 0;
-        copy->begin = shard->header.len + tensor->begin;
-        if (wanted && (err = gap_copy(copy, done, copy->begin)) < 0)
-            break;
-        err = stream_tensor(copy->stream, i, copy->from, wanted ? block_write : NULL, copy);
+        pieces_add(copy, done, shard->header.len + tensor->begin, SIZE_MAX);
         done = shard->header.len + tensor->end;
+        pieces_add(copy, shard->header.len + tensor->begin, done, i);
     }
-    if (err == 0 && copy->stream->differing.len == 0)
-        err = gap_copy(copy, done, shard->bytes);
+    pieces_add(copy, done, shard->bytes, SIZE_MAX);
+    return 0;
+}
+
+/* One thread for each core. Where there are fewer tensors than that, some more for each block. */
+static int writers_make(struct shard_copy *copy, unsigned *out_count)
+{
+    unsigned threads = copy->stream->threads, count = threads;
+    size_t tensors = 0;
+
+    for (size_t i = 0; i < copy->piece_count; i++)
+        tensors += copy->pieces[i].number != SIZE_MAX;
+    if (copy->piece_count < count)
+        count = copy->piece_count ? (unsigned)copy->piece_count : 1;
+    if (!(copy->writers = array_new(count, sizeof(*copy->writers))))
+        return error_wrap(E_NOMEM, "%s", copy->name);
+    for (unsigned i = 0; i < count; i++) {
+        copy->writers[i].copy = copy;
+        copy->writers[i].scratch.threads = tensors && tensors < threads
+                                               ? (unsigned)(threads / tensors)
+                                               : 1;
+    }
+    *out_count = count;
+    return 0;
+}
+
+static int shard_stream(struct shard_copy *copy, struct apply_result *result, size_t number)
+{
+    const struct shard *shard = &copy->stream->rewrites->model->shards[number];
+    unsigned count = 0;
+    int err;
+
+    if ((err = pieces_make(copy, number)) < 0 || (err = writers_make(copy, &count)) < 0)
+        return err;
+    if ((err = header_write(copy, &shard->header)) == 0)
+        err = crew_run(piece_write, copy, copy->piece_count, count);
+    for (unsigned i = 0; i < count; i++) {
+        result->bytes_written += copy->writers[i].written;
+        result->bytes_cloned += copy->writers[i].cloned;
+        stream_scratch_release(&copy->writers[i].scratch);
+    }
     return err;
 }
 
@@ -148,14 +238,16 @@ static int shard_write(
         return err;
     struct shard_copy copy = {
         .stream = stream,
-        .result = result,
         .from = from,
         .to = to,
         .name = full,
         .path = (const char *)both.data,
     };
     copy.shared = file_clone(from, to, model->shards[number].bytes);
-    return shard_stream(&copy, number);
+    err = shard_stream(&copy, result, number);
+    free(copy.pieces);
+    free(copy.writers);
+    return err;
 }
 
 static int added_write(
@@ -271,7 +363,7 @@ int materialize(
 
 /* Checking */
 
-static int shard_check(struct stream *stream, size_t number)
+static int shard_check(struct stream *stream, struct stream_scratch *scratch, size_t number)
 {
     AUTO_FD(owner);
     size_t begin, end;
@@ -282,7 +374,7 @@ static int shard_check(struct stream *stream, size_t number)
         return 0;
     err = model_shard_open(&fd, &owner, stream->rewrites->model, number);
     for (size_t i = begin; err == 0 && i < end; i++)
-        err = stream_tensor(stream, i, fd, NULL, NULL);
+        err = stream_tensor(stream, scratch, i, fd, NULL, NULL);
     return err;
 }
 
@@ -306,6 +398,7 @@ int materialize_check(
     AUTO_APPLY_RESULT(result);
     AUTO_REWRITES(rewrites);
     AUTO_STREAM(stream);
+    AUTO_STREAM_SCRATCH(scratch);
     AUTO_OUTPUT(output);
     double begin = seconds_now();
     int err;
@@ -314,8 +407,9 @@ int materialize_check(
         (err = output_plan(&output, &rewrites)) < 0 ||
         (err = stream_init(&stream, &rewrites, options, rewritten_bytes(&rewrites))) < 0)
         return err;
+    scratch.threads = stream.threads;
     for (size_t i = 0; err == 0 && i < model->shard_count; i++)
-        err = shard_check(&stream, i);
+        err = shard_check(&stream, &scratch, i);
     if (err < 0 || (err = stream_check_pins(&stream)) < 0 ||
         (err = stream_report(&result, &stream)) < 0)
         return err;

@@ -9,6 +9,8 @@
 #ifndef APPLY_REWRITE_H
 #define APPLY_REWRITE_H
 
+#include <pthread.h>
+
 #include "apply/materialize.h"
 #include "apply/report.h"
 
@@ -71,21 +73,34 @@ void rewrites_count(struct apply_result *out, const struct rewrites *rewrites);
 /* Takes the changed bytes [offset, offset + len) of a tensor. */
 typedef int (*block_fn)(void *context, struct bytes block, uint64_t offset);
 
-/* Scratch memory, and what was found on the way. */
+/* What the threads that stream share: what was found on the way, and how far they are. */
 struct stream {
     const struct rewrites *rewrites;
     unsigned threads;
     bool report;
-    struct buf block, before, change;
+    struct report_sums *sums; /* [rewrites->count] where `report`; each has one thread at a time */
+    pthread_mutex_t mutex;    /* of what follows */
     struct buf differing;     /* const char * each: modules whose pin does not match */
-    struct report_sums *sums; /* [rewrites->count] where `report` */
     struct progress *progress;
     uint64_t done, total; /* bytes, for the progress */
 };
 
-#define AUTO_STREAM(name) __attribute__((cleanup(stream_release))) struct stream name = {0}
+/* What each of them has for itself. */
+struct stream_scratch {
+    unsigned threads; /* to merge a block with: 1 or more */
+    struct buf block, before, change;
+};
 
-/* `total`: bytes that stream_tensor() and stream_advance() will go through. */
+#define AUTO_STREAM_SCRATCH(name)                                                                  \
+    __attribute__((cleanup(stream_scratch_release))) struct stream_scratch name = {0}
+
+#define STREAM_EMPTY                                                                               \
+    {                                                                                              \
+        .mutex = PTHREAD_MUTEX_INITIALIZER                                                         \
+    }
+#define AUTO_STREAM(name) __attribute__((cleanup(stream_release))) struct stream name = STREAM_EMPTY
+
+/* Into an empty one. `total`: bytes that stream_tensor() and stream_advance() will go through. */
 MUST_CHECK int stream_init(
     struct stream *out,
     const struct rewrites *rewrites,
@@ -93,13 +108,24 @@ MUST_CHECK int stream_init(
     uint64_t total
 );
 void stream_release(struct stream *stream);
+void stream_scratch_release(struct stream_scratch *scratch);
 
 void stream_advance(struct stream *stream, uint64_t bytes);
 
 /* Read, change and hand over rewrites->tensors[number]. `fd`: the shard, open. `take` NULL: nobody
-   wants the bytes, so only what pins and report need is done. */
-MUST_CHECK int
-stream_tensor(struct stream *stream, size_t number, int fd, block_fn take, void *context);
+   wants the bytes, so only what pins and report need is done. Several threads may stream different
+   tensors at once. */
+MUST_CHECK int stream_tensor(
+    struct stream *stream,
+    struct stream_scratch *scratch,
+    size_t number,
+    int fd,
+    block_fn take,
+    void *context
+);
+
+/* Did a module differ from its pin so far? Then the output is lost. */
+bool stream_differs(struct stream *stream);
 
 /* E_CONFLICT, naming every module whose digest is not the pin's. */
 MUST_CHECK int stream_check_pins(const struct stream *stream);

@@ -36,39 +36,46 @@ int stream_init(
     uint64_t total
 )
 {
-    struct stream stream = {
-        .rewrites = rewrites,
-        .threads = options->threads ? options->threads : core_count(),
-        .report = options->report,
-        .progress = options->progress,
-        .total = total,
-    };
-
-    if (stream.report && !(stream.sums = array_new(rewrites->count, sizeof(*stream.sums))))
+    out->rewrites = rewrites;
+    out->threads = options->threads ? options->threads : core_count();
+    out->report = options->report;
+    out->progress = options->progress;
+    out->total = total;
+    if (out->report && !(out->sums = array_new(rewrites->count, sizeof(*out->sums))))
         return error_wrap(E_NOMEM, "report");
-    *out = stream;
     return 0;
 }
 
 void stream_release(struct stream *stream)
 {
-    buf_release(&stream->block);
-    buf_release(&stream->before);
-    buf_release(&stream->change);
     buf_release(&stream->differing);
     free(stream->sums);
-    *stream = (struct stream){0};
+    pthread_mutex_destroy(&stream->mutex);
+}
+
+void stream_scratch_release(struct stream_scratch *scratch)
+{
+    buf_release(&scratch->block);
+    buf_release(&scratch->before);
+    buf_release(&scratch->change);
 }
 
 void stream_advance(struct stream *stream, uint64_t bytes)
 {
+    pthread_mutex_lock(&stream->mutex);
     stream->done += bytes;
     progress_update(stream->progress, stream->done, stream->total);
+    pthread_mutex_unlock(&stream->mutex);
 }
 
 /* Replacements: the adapter's values in the base's dtype. */
-static int
-replace(struct stream *stream, const struct rewrite *rewrite, block_fn take, void *context)
+static int replace(
+    const struct stream *stream,
+    struct stream_scratch *scratch,
+    const struct rewrite *rewrite,
+    block_fn take,
+    void *context
+)
 {
     const struct rewrite_part *part = &rewrite->parts[0];
     const struct tensor *base = rewrite->base.tensor, *from = part->replacement->tensor;
@@ -85,13 +92,13 @@ replace(struct stream *stream, const struct rewrite *rewrite, block_fn take, voi
             dtype_name(from->dtype), dtype_name(base->dtype)
         );
     uint64_t count = tensor_values(base);
-    if ((err = buf_resize(&stream->block, sizeof(values))) < 0)
+    if ((err = buf_resize(&scratch->block, sizeof(values))) < 0)
         return err;
     for (uint64_t at = 0; err == 0 && at < count; at += 4096) {
         size_t n = count - at < 4096 ? (size_t)(count - at) : 4096;
         dtype_widen(values, data.data + at * from_size, n, from->dtype);
-        dtype_narrow(stream->block.data, values, n, base->dtype);
-        err = take(context, (struct bytes){stream->block.data, n * size}, at * size);
+        dtype_narrow(scratch->block.data, values, n, base->dtype);
+        err = take(context, (struct bytes){scratch->block.data, n * size}, at * size);
     }
     return err;
 }
@@ -104,6 +111,7 @@ struct weight {
     uint64_t rows, columns; /* as stored */
     struct kernel_term *terms;
     struct report_sums *sums; /* NULL where nobody wants them */
+    struct stream_scratch *scratch;
     uint64_t row, row_end;
 };
 
@@ -124,35 +132,34 @@ static void terms_fill(struct weight *weight, const struct rewrites *all)
     }
 }
 
-static int merge_rows(
-    const struct stream *stream, const struct weight *weight, uint8_t *data, enum dtype dtype
-)
+static int merge_rows(const struct weight *weight, uint8_t *data, enum dtype dtype)
 {
     const struct plan_target *target = weight->target;
 
     return kernel_merge(
         data, dtype, target->out, target->in, target->transposed, weight->row, weight->row_end,
-        weight->terms, weight->rewrite->part_count, stream->threads
+        weight->terms, weight->rewrite->part_count, weight->scratch->threads
     );
 }
 
-/* Merge the block in stream->block. dW alone is the merge onto zeros. */
-static int merge_block(struct stream *stream, const struct weight *weight)
+/* Merge the block in the scratch. dW alone is the merge onto zeros. */
+static int merge_block(const struct weight *weight)
 {
+    struct stream_scratch *scratch = weight->scratch;
     size_t count = (size_t)((weight->row_end - weight->row) * weight->columns);
     int err;
 
     if (!weight->sums)
-        return merge_rows(stream, weight, stream->block.data, weight->dtype);
-    stream->before.len = stream->change.len = 0;
-    if ((err = buf_append(&stream->before, stream->block.data, stream->block.len)) < 0 ||
-        (err = buf_resize(&stream->change, count * sizeof(float))) < 0 ||
-        (err = merge_rows(stream, weight, stream->change.data, DTYPE_F32)) < 0 ||
-        (err = merge_rows(stream, weight, stream->block.data, weight->dtype)) < 0)
+        return merge_rows(weight, scratch->block.data, weight->dtype);
+    scratch->before.len = scratch->change.len = 0;
+    if ((err = buf_append(&scratch->before, scratch->block.data, scratch->block.len)) < 0 ||
+        (err = buf_resize(&scratch->change, count * sizeof(float))) < 0 ||
+        (err = merge_rows(weight, scratch->change.data, DTYPE_F32)) < 0 ||
+        (err = merge_rows(weight, scratch->block.data, weight->dtype)) < 0)
         return err;
     report_add(
-        weight->sums, stream->before.data, stream->block.data,
-        (const float *)(const void *)stream->change.data, count, weight->dtype
+        weight->sums, scratch->before.data, scratch->block.data,
+        (const float *)(const void *)scratch->change.data, count, weight->dtype
     );
     return 0;
 }
@@ -178,14 +185,15 @@ static int merge_weight(
         weight->row_end = weight->rows - weight->row > step ? weight->row + step : weight->rows;
         uint64_t offset = weight->row * row_bytes;
         size_t len = (size_t)((weight->row_end - weight->row) * row_bytes);
-        if ((err = buf_resize(&stream->block, len)) < 0 ||
-            (err = file_read_at(fd, stream->block.data, len, begin + offset, shard->path)) < 0 ||
-            (hash && (err = hash_update(hash, stream->block.data, len)) < 0))
+        if ((err = buf_resize(&weight->scratch->block, len)) < 0 ||
+            (err = file_read_at(fd, weight->scratch->block.data, len, begin + offset, shard->path)
+            ) < 0 ||
+            (hash && (err = hash_update(hash, weight->scratch->block.data, len)) < 0))
             return err;
-        if ((take || weight->sums) && (err = merge_block(stream, weight)) < 0)
+        if ((take || weight->sums) && (err = merge_block(weight)) < 0)
             return err;
         if (take)
-            err = take(context, buf_bytes(&stream->block), offset);
+            err = take(context, buf_bytes(&weight->scratch->block), offset);
         stream_advance(stream, len);
     }
     return err;
@@ -203,7 +211,9 @@ compare_pins(struct stream *stream, const struct rewrite *rewrite, const struct 
         const struct pin_module *module = pin_find(&plan->pin, part->target->module);
         if (module && digest_equal(&module->digest, digest))
             continue;
+        pthread_mutex_lock(&stream->mutex);
         int err = buf_append(&stream->differing, &part->target->module, sizeof(char *));
+        pthread_mutex_unlock(&stream->mutex);
         if (err < 0)
             return err;
     }
@@ -221,6 +231,7 @@ static bool is_pinned(const struct stream *stream, const struct rewrite *rewrite
 
 static int merge_tensor(
     struct stream *stream,
+    struct stream_scratch *scratch,
     const struct rewrite *rewrite,
     struct report_sums *sums,
     int fd,
@@ -247,6 +258,7 @@ static int merge_tensor(
         .columns = target->transposed ? target->out : target->in,
         .terms = terms,
         .sums = sums,
+        .scratch = scratch,
     };
     terms_fill(&weight, stream->rewrites);
     if (pinned && (err = hash_init(&hash)) < 0)
@@ -258,19 +270,33 @@ static int merge_tensor(
     return err < 0 ? err : compare_pins(stream, rewrite, &digest);
 }
 
-int stream_tensor(struct stream *stream, size_t number, int fd, block_fn take, void *context)
+int stream_tensor(
+    struct stream *stream,
+    struct stream_scratch *scratch,
+    size_t number,
+    int fd,
+    block_fn take,
+    void *context
+)
 {
     const struct rewrite *rewrite = &stream->rewrites->tensors[number];
+    struct report_sums *sums = stream->report ? &stream->sums[number] : NULL;
     int err;
 
     if (!rewrite->parts[0].replacement)
-        return merge_tensor(
-            stream, rewrite, stream->report ? &stream->sums[number] : NULL, fd, take, context
-        );
-    if (take && (err = replace(stream, rewrite, take, context)) < 0)
+        return merge_tensor(stream, scratch, rewrite, sums, fd, take, context);
+    if (take && (err = replace(stream, scratch, rewrite, take, context)) < 0)
         return err;
     stream_advance(stream, tensor_bytes(rewrite->base.tensor));
     return 0;
+}
+
+bool stream_differs(struct stream *stream)
+{
+    pthread_mutex_lock(&stream->mutex);
+    bool differs = stream->differing.len > 0;
+    pthread_mutex_unlock(&stream->mutex);
+    return differs;
 }
 
 static int name_compare(const void *a, const void *b)

@@ -29,6 +29,7 @@ struct wanted {
 struct verify {
     struct rewrites rewrites;
     struct stream stream;
+    struct stream_scratch scratch;
     struct output output;
     struct model actual;
     struct wanted *wanted; /* in byte order of name */
@@ -40,6 +41,7 @@ struct verify {
 static void verify_release(struct verify *verify)
 {
     stream_release(&verify->stream);
+    stream_scratch_release(&verify->scratch);
     output_release(&verify->output);
     rewrites_release(&verify->rewrites);
     model_release(&verify->actual);
@@ -170,7 +172,9 @@ static int values_compare(
             return err;
         uint64_t bytes = tensor_bytes(wanted->base->tensor);
         if (wanted->number != SIZE_MAX)
-            err = stream_tensor(&verify->stream, wanted->number, from, block_compare, &comparison);
+            err = stream_tensor(
+                &verify->stream, &verify->scratch, wanted->number, from, block_compare, &comparison
+            );
         else
             err = ranges_equal(
                 &comparison.equal, verify, from, tensor_begin(base, wanted->base),
@@ -191,7 +195,9 @@ static int pin_only(struct verify *verify, const struct wanted *wanted)
     if (wanted->number == SIZE_MAX)
         return 0;
     int err = model_shard_open(&fd, &owner, verify->rewrites.model, wanted->base->shard);
-    return err < 0 ? err : stream_tensor(&verify->stream, wanted->number, fd, NULL, NULL);
+    return err < 0
+               ? err
+               : stream_tensor(&verify->stream, &verify->scratch, wanted->number, fd, NULL, NULL);
 }
 
 static int tensor_compare(
@@ -358,8 +364,10 @@ static int verify_run(struct verify *verify, const char *dir, const struct apply
     for (size_t i = 0; i < base->tensor_count; i++)
         total += tensor_bytes(base->tensors[i].tensor);
     if ((err = output_plan(&verify->output, &verify->rewrites)) < 0 ||
-        (err = stream_init(&verify->stream, &verify->rewrites, options, total)) < 0 ||
-        (err = model_open(&verify->actual, dir)) < 0 || (err = wanted_make(verify)) < 0 ||
+        (err = stream_init(&verify->stream, &verify->rewrites, options, total)) < 0)
+        return err;
+    verify->scratch.threads = verify->stream.threads;
+    if ((err = model_open(&verify->actual, dir)) < 0 || (err = wanted_make(verify)) < 0 ||
         (err = tensors_compare(verify)) < 0 || (err = stream_check_pins(&verify->stream)) < 0 ||
         (err = shards_compare(verify)) < 0)
         return err;
@@ -375,7 +383,7 @@ int materialize_verify(
     const struct apply_options *options
 )
 {
-    __attribute__((cleanup(verify_release))) struct verify verify = {0};
+    __attribute__((cleanup(verify_release))) struct verify verify = {.stream = STREAM_EMPTY};
     int err;
 
     if ((err = rewrites_init(&verify.rewrites, inputs, input_count, model)) < 0 ||

@@ -2,6 +2,7 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define MESSAGE_MAX 65536
@@ -114,6 +115,30 @@ const char *error_message(void)
 const char *error_hint_text(void)
 {
     return hint[0] ? hint : NULL;
+}
+
+char *error_keep(void)
+{
+    size_t message_size = strlen(message) + 1, hint_size = strlen(hint) + 1;
+    char *kept = calloc(message_size + hint_size, 1);
+
+    if (kept) {
+        memcpy(kept, message, message_size);
+        memcpy(kept + message_size, hint, hint_size);
+    }
+    return kept;
+}
+
+int error_put(int code, char *kept)
+{
+    code = error_set(code, "%s", error_name(code));
+    if (kept) {
+        size_t message_size = strlen(kept) + 1;
+        memcpy(message, kept, message_size);
+        memcpy(hint, kept + message_size, strlen(kept + message_size) + 1);
+        free(kept);
+    }
+    return code;
 }
 
 const char *error_name(int code)

@@ -35,6 +35,26 @@ static void a_new_failure_forgets_the_old_one(void **state)
     assert_null(error_hint_text());
 }
 
+static void a_failure_is_carried_to_another_thread_whole(void **state)
+{
+    (void)state;
+    (void)!error_set(E_INVALID, "one");
+    (void)!error_detail(E_INVALID, "two");
+    char *without_hint = error_keep();
+    (void)!error_hint(E_INVALID, "three");
+    char *with_hint = error_keep();
+
+    (void)!error_set(E_IO, "other");
+    assert_int_equal(error_put(E_INVALID, with_hint), E_INVALID);
+    assert_string_equal(error_message(), "one\n  two");
+    assert_string_equal(error_hint_text(), "three");
+    assert_int_equal(error_put(E_INVALID, without_hint), E_INVALID);
+    assert_string_equal(error_message(), "one\n  two");
+    assert_null(error_hint_text());
+    assert_int_equal(error_put(E_NOMEM, NULL), E_NOMEM);
+    assert_string_equal(error_message(), "NOMEM");
+}
+
 static void a_line_feed_in_a_name_begins_no_line(void **state)
 {
     (void)state;
@@ -103,6 +123,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_failure_says_its_message_its_details_and_its_hint),
         cmocka_unit_test(a_new_failure_forgets_the_old_one),
+        cmocka_unit_test(a_failure_is_carried_to_another_thread_whole),
         cmocka_unit_test(a_line_feed_in_a_name_begins_no_line),
         cmocka_unit_test(what_is_kept_is_said_again),
         cmocka_unit_test(texts_of_any_length_fit),
