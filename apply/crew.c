@@ -16,7 +16,7 @@ struct crew {
     size_t next;   /* the first piece that nobody has taken */
     size_t failed; /* the first piece that failed; SIZE_MAX */
     int err;
-    char *kept; /* its error */
+    char *packed; /* its error */
 };
 
 struct member {
@@ -40,10 +40,10 @@ static void piece_fail(struct crew *crew, size_t piece, int err)
 {
     pthread_mutex_lock(&crew->mutex);
     if (piece < crew->failed) {
-        free(crew->kept);
+        free(crew->packed);
         crew->failed = piece;
         crew->err = err;
-        crew->kept = error_keep();
+        crew->packed = error_pack();
     }
     pthread_mutex_unlock(&crew->mutex);
 }
@@ -85,5 +85,5 @@ int crew_run(crew_work *work, void *context, size_t count, unsigned members)
             pthread_join(crowd[i].thread, NULL);
     }
     pthread_mutex_destroy(&crew.mutex);
-    return crew.failed == SIZE_MAX ? 0 : error_put(crew.err, crew.kept);
+    return crew.failed == SIZE_MAX ? 0 : error_unpack(crew.err, crew.packed);
 }

@@ -117,26 +117,26 @@ const char *error_hint_text(void)
     return hint[0] ? hint : NULL;
 }
 
-char *error_keep(void)
+char *error_pack(void)
 {
     size_t message_size = strlen(message) + 1, hint_size = strlen(hint) + 1;
-    char *kept = calloc(message_size + hint_size, 1);
+    char *packed = calloc(message_size + hint_size, 1);
 
-    if (kept) {
-        memcpy(kept, message, message_size);
-        memcpy(kept + message_size, hint, hint_size);
+    if (packed) {
+        memcpy(packed, message, message_size);
+        memcpy(packed + message_size, hint, hint_size);
     }
-    return kept;
+    return packed;
 }
 
-int error_put(int code, char *kept)
+int error_unpack(int code, char *packed)
 {
     code = error_set(code, "%s", error_name(code));
-    if (kept) {
-        size_t message_size = strlen(kept) + 1;
-        memcpy(message, kept, message_size);
-        memcpy(hint, kept + message_size, strlen(kept + message_size) + 1);
-        free(kept);
+    if (packed) {
+        size_t message_size = strlen(packed) + 1;
+        memcpy(message, packed, message_size);
+        memcpy(hint, packed + message_size, strlen(packed + message_size) + 1);
+        free(packed);
     }
     return code;
 }

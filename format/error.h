@@ -58,10 +58,10 @@ const char *error_message(void);
 const char *error_hint_text(void);
 
 /* Carry a failure from the thread in which it happened to another: its message, details and hint as
-   one owned text (NULL when out of memory), which error_put() frees and makes that thread's.
+   one owned text (NULL when out of memory), which error_unpack() frees and makes that thread's.
    Returns `code`. Without a text, the message is the code's name. */
-char *error_keep(void);
-MUST_CHECK int error_put(int code, char *kept);
+char *error_pack(void);
+MUST_CHECK int error_unpack(int code, char *packed);
 
 /* "CORRUPT" for E_CORRUPT. */
 const char *error_name(int code);

@@ -40,18 +40,18 @@ static void a_failure_is_carried_to_another_thread_whole(void **state)
     (void)state;
     (void)!error_set(E_INVALID, "one");
     (void)!error_detail(E_INVALID, "two");
-    char *without_hint = error_keep();
+    char *without_hint = error_pack();
     (void)!error_hint(E_INVALID, "three");
-    char *with_hint = error_keep();
+    char *with_hint = error_pack();
 
     (void)!error_set(E_IO, "other");
-    assert_int_equal(error_put(E_INVALID, with_hint), E_INVALID);
+    assert_int_equal(error_unpack(E_INVALID, with_hint), E_INVALID);
     assert_string_equal(error_message(), "one\n  two");
     assert_string_equal(error_hint_text(), "three");
-    assert_int_equal(error_put(E_INVALID, without_hint), E_INVALID);
+    assert_int_equal(error_unpack(E_INVALID, without_hint), E_INVALID);
     assert_string_equal(error_message(), "one\n  two");
     assert_null(error_hint_text());
-    assert_int_equal(error_put(E_NOMEM, NULL), E_NOMEM);
+    assert_int_equal(error_unpack(E_NOMEM, NULL), E_NOMEM);
     assert_string_equal(error_message(), "NOMEM");
 }
 
