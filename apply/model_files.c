@@ -64,6 +64,21 @@ static int list_add(struct buf *list, const char *folder, const char *name)
     return err;
 }
 
+/* Regular files, symlinks to them included; dir_has() would hide that memory is out. */
+static int is_file(bool *out, const char *dir, const char *name)
+{
+    AUTO_FREE(char, path);
+    AUTO_FD(fd);
+    uint64_t bytes;
+
+    int err = path_join(&path, dir, name);
+    if (err < 0)
+        return err;
+    err = file_open(&fd, &bytes, path);
+    *out = err == 0;
+    return err == E_INVALID || err == E_NOTFOUND ? 0 : err;
+}
+
 /* The files of one folder ("" is the model's own) that match. A missing folder has none. */
 static int
 folder_add(struct buf *list, const char *dir, const char *folder, const char *const *patterns)
@@ -78,10 +93,11 @@ folder_add(struct buf *list, const char *dir, const char *folder, const char *co
         return err == E_NOTFOUND && *folder ? 0 : err;
     for (size_t at = 0; at < names.len; at += strlen((const char *)names.data + at) + 1) {
         const char *name = (const char *)names.data + at;
-        if (!matches_any(name, patterns) || (!*folder && matches_any(name, left_out)) ||
-            !dir_has(full, name))
+        bool taken_over = false;
+        if (!matches_any(name, patterns) || (!*folder && matches_any(name, left_out)))
             continue;
-        if ((err = list_add(list, folder, name)) < 0)
+        if ((err = is_file(&taken_over, full, name)) < 0 ||
+            (taken_over && (err = list_add(list, folder, name)) < 0))
             return err;
     }
     return 0;
@@ -137,10 +153,11 @@ static int modules_add(struct buf *list, const char *dir)
 {
     AUTO_FREE(char, path);
     AUTO_BUF(text);
-    int err;
+    bool there = false;
 
-    if (!dir_has(dir, MODULES_FILE))
-        return 0;
+    int err = is_file(&there, dir, MODULES_FILE);
+    if (err < 0 || !there)
+        return err;
     if ((err = path_join(&path, dir, MODULES_FILE)) < 0 ||
         (err = file_read(&text, path, LIMIT_CONFIG)) < 0)
         return err;

@@ -330,19 +330,35 @@ static int file_compare(struct verify *verify, const char *dir, const char *name
     bool equal = false;
     int err;
 
-    if (!dir_has(dir, name))
-        return differs(verify, name);
     if ((err = path_join(&left_path, verify->rewrites.model->dir, name)) < 0 ||
         (err = path_join(&right_path, dir, name)) < 0 ||
-        (err = file_open(&left, &left_bytes, left_path)) < 0 ||
-        (err = file_open(&right, &right_bytes, right_path)) < 0)
+        (err = file_open(&left, &left_bytes, left_path)) < 0)
         return err;
-    if (left_bytes == right_bytes)
+    err = file_open(&right, &right_bytes, right_path);
+    if (err == E_NOTFOUND || err == E_INVALID)
+        return differs(verify, name);
+    if (err == 0 && left_bytes == right_bytes)
         err = ranges_equal(&equal, verify, left, 0, left_path, right, 0, right_path, left_bytes);
     return err < 0 || equal ? err : differs(verify, name);
 }
 
-/* A file that the output has not is no difference, unless Transformers would load it. */
+/* Transformers would load it onto the merged weights. */
+static int adapter_compare(struct verify *verify, const char *dir)
+{
+    AUTO_FREE(char, path);
+    AUTO_FD(fd);
+    uint64_t bytes;
+
+    int err = path_join(&path, dir, PEFT_CONFIG);
+    if (err < 0)
+        return err;
+    err = file_open(&fd, &bytes, path);
+    if (err == E_NOTFOUND || err == E_INVALID)
+        return 0;
+    return err < 0 ? err : differs(verify, PEFT_CONFIG);
+}
+
+/* Other files that the output would not have are no difference. */
 static int files_compare(struct verify *verify, const char *dir)
 {
     const struct model_files *files = &verify->output.files;
@@ -350,9 +366,7 @@ static int files_compare(struct verify *verify, const char *dir)
 
     for (size_t i = 0; err == 0 && !verify->difference && i < files->count; i++)
         err = file_compare(verify, dir, files->paths[i]);
-    if (err == 0 && dir_has(dir, PEFT_CONFIG))
-        err = differs(verify, PEFT_CONFIG);
-    return err;
+    return err < 0 ? err : adapter_compare(verify, dir);
 }
 
 static int verify_run(struct verify *verify, const char *dir, const struct apply_options *options)
