@@ -1,5 +1,6 @@
 /* vera apply: write the base model with one or several adapters merged into it. */
 #include <inttypes.h>
+#include <math.h>
 #include <stddef.h>
 
 #include "cli/describe.h"
@@ -67,9 +68,12 @@ static void report_say(struct cli *cli, const struct apply_result *result)
     cli_say(cli, "%9s  %9s  %10s  module", "unchanged", "kept", "max change");
     for (size_t i = 0; i < result->report_count; i++) {
         const struct apply_report *report = &result->report[i];
+        char kept[32] = "-"; /* nothing to keep */
+        if (!isnan(report->kept))
+            snprintf(kept, sizeof(kept), "%.4f%%", 100 * report->kept);
         cli_say(
-            cli, "%8.3f%%  %8.4f%%  %10.3g  %s", 100 * report->unchanged, 100 * report->kept,
-            report->max_change, report->module
+            cli, "%8.3f%%  %9s  %10.3g  %s", 100 * report->unchanged, kept, report->max_change,
+            report->module
         );
         if (report->nonfinite)
             cli_note(
@@ -79,6 +83,34 @@ static void report_say(struct cli *cli, const struct apply_result *result)
     }
 }
 
+/* "applied 3f2a9c1 to models/llama: 14 of 14 modules, 2 tensors added". */
+static int applied_say(
+    struct cli *cli,
+    const struct inputs *inputs,
+    const struct apply_result *result,
+    const struct apply_arguments *arguments
+)
+{
+    AUTO_BUF(line);
+    int err = buf_printf(&line, arguments->dry_run ? "could apply " : "applied ");
+
+    if (err || (err = inputs_describe(&line, inputs)))
+        return err;
+    err = buf_printf(
+        &line, " to %s: %" PRIu64 " of %" PRIu64 " modules", arguments->base, result->matched,
+        result->modules
+    );
+    if (!err && result->tensors_rewritten != result->matched)
+        err = buf_printf(&line, ", %" PRIu64 " tensors rewritten", result->tensors_rewritten);
+    if (!err && result->tensors_added)
+        err = buf_printf(&line, ", %" PRIu64 " added", result->tensors_added);
+    const char *text = err ? NULL : buf_text(&line);
+    if (!text)
+        return err ? err : E_NOMEM;
+    cli_say(cli, "%s", text);
+    return 0;
+}
+
 static int result_say(
     struct cli *cli,
     const struct inputs *inputs,
@@ -86,27 +118,19 @@ static int result_say(
     const struct apply_arguments *arguments
 )
 {
-    AUTO_BUF(names);
-    int err = inputs_describe(&names, inputs);
-    const char *text = err ? NULL : buf_text(&names);
+    int err;
 
-    if (!text)
-        return err ? err : E_NOMEM;
     if (arguments->report)
         report_say(cli, result);
-    cli_say(
-        cli,
-        "%s %s to %s: %" PRIu64 " of %" PRIu64 " modules, %" PRIu64 " tensors rewritten, %" PRIu64
-        " added",
-        arguments->dry_run ? "could apply" : "applied", text, arguments->base, result->matched,
-        result->modules, result->tensors_rewritten, result->tensors_added
-    );
+    if ((err = applied_say(cli, inputs, result, arguments)))
+        return err;
     if (!arguments->dry_run)
         cli_say(
-            cli, "wrote %s: %s in %.2f s (%s shared with the base), exact, %s", arguments->out,
+            cli, "wrote %s: %s in %.2f s%s%s%s", arguments->out,
             cli_size(result->bytes_written + result->bytes_cloned), result->seconds,
-            cli_size(result->bytes_cloned),
-            result->pinned ? "on the recorded base model" : "unpinned"
+            result->bytes_cloned ? ", " : "",
+            result->bytes_cloned ? cli_size(result->bytes_cloned) : "",
+            result->bytes_cloned ? " of it shared with the base" : ""
         );
     if (!result->pinned)
         inputs_warn_unpinned(arguments->base);
