@@ -372,14 +372,11 @@ static int entries_move_up(struct outdir *out)
 
 int outdir_commit(struct outdir *out)
 {
-    int err = tree_sync(out->staging);
+    int err = out->in_place ? 0 : staging_open_up(out);
 
-    if (err < 0 || (err = interrupt_check()) < 0)
+    if (err < 0 || (err = tree_sync(out->staging)) < 0 || (err = interrupt_check()) < 0)
         return err;
-    if (out->in_place)
-        return entries_move_up(out);
-    err = staging_open_up(out);
-    return err < 0 ? err : staging_rename(out);
+    return out->in_place ? entries_move_up(out) : staging_rename(out);
 }
 
 void outdir_release(struct outdir *out)

@@ -258,8 +258,11 @@ static int files_sync(const struct object_ids *list, struct store *store)
 
 static int folders_sync(const struct object_ids *list, struct store *store)
 {
+    AUTO_FREE(char, objects);
     int err = 0;
 
+    if (!list->count)
+        return 0;
     for (size_t i = 0; err == 0 && i < list->count; i++) {
         AUTO_FREE(char, path);
         AUTO_FREE(char, dir);
@@ -269,6 +272,9 @@ static int folders_sync(const struct object_ids *list, struct store *store)
             (err = path_sync(dir)) == E_NOTFOUND)
             err = 0;
     }
+    /* init has made these folders, but git's gc removes those that it empties. */
+    if (err == 0 && (err = path_join(&objects, store->path, "objects")) == 0)
+        err = path_sync(objects);
     return err;
 }
 

@@ -19,6 +19,12 @@ static struct store *store; /* on the repository in `scratch` */
 
 #define UNUSED __attribute__((unused))
 
+/* In memory where that is possible: these tests sync thousands of times. */
+static UNUSED const char *scratch_root(void)
+{
+    return access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
+}
+
 /* init makes and syncs 256 folders; once is enough for all tests of a program, and their copies
    come without. */
 static char template[64];
@@ -28,7 +34,7 @@ static UNUSED int template_make(void **state)
     AUTO_FREE(char, path);
 
     (void)state;
-    snprintf(template, sizeof(template), "/tmp/vera-test-template.XXXXXX");
+    snprintf(template, sizeof(template), "%s/vera-test-template.XXXXXX", scratch_root());
     if (!mkdtemp(template) || setenv("HOME", template, 1) != 0 ||
         setenv("GIT_CONFIG_NOSYSTEM", "1", 1) != 0 || setenv("GIT_DIR", ".vera", 1) != 0 ||
         setenv("GIT_AUTHOR_NAME", "Ada", 1) != 0 || setenv("GIT_COMMITTER_NAME", "Ada", 1) != 0 ||
@@ -53,7 +59,7 @@ static UNUSED int repository_make(void **state)
     char command[256];
 
     (void)state;
-    snprintf(scratch, sizeof(scratch), "/tmp/vera-test-store.XXXXXX");
+    snprintf(scratch, sizeof(scratch), "%s/vera-test-store.XXXXXX", scratch_root());
     if (!mkdtemp(scratch) || chdir(scratch) != 0)
         return 1;
     snprintf(command, sizeof(command), "cp -r %s/.vera .", template);
