@@ -16,7 +16,10 @@
 #include "apply/rewrite.h"
 #include "format/limits.h"
 
-#define BLOCK_BYTES (8 * MIB)
+/* Each thread has a block, with a report three more of its size. */
+#define BLOCK_BYTES (4 * MIB)
+#define TILE_ROWS   12 /* what the kernel's tiles have at most, and a multiple of what others have \
+                        */
 
 /* Cores that this process may use. */
 static unsigned core_count(void)
@@ -164,6 +167,14 @@ static int merge_block(const struct weight *weight)
     return 0;
 }
 
+/* As many as a block holds, in whole tiles where it holds one: at least one row. */
+static uint64_t block_rows(uint64_t row_bytes)
+{
+    uint64_t rows = row_bytes && row_bytes < BLOCK_BYTES ? BLOCK_BYTES / row_bytes : 1;
+
+    return rows > TILE_ROWS ? rows - rows % TILE_ROWS : rows;
+}
+
 /* Read and merge all blocks; `hash` NULL: no pin. */
 static int merge_weight(
     struct stream *stream,
@@ -177,7 +188,7 @@ static int merge_weight(
     const struct tensor *tensor = weight->rewrite->base.tensor;
     const struct shard *shard = &stream->rewrites->model->shards[weight->rewrite->base.shard];
     uint64_t row_bytes = weight->columns * dtype_bits(weight->dtype) / 8;
-    uint64_t step = row_bytes && row_bytes < BLOCK_BYTES ? BLOCK_BYTES / row_bytes : 1;
+    uint64_t step = block_rows(row_bytes);
     uint64_t begin = shard->table.header_bytes + tensor->begin;
     int err = 0;
 
