@@ -9,7 +9,7 @@ struct branch_arguments {
     bool delete, move, deleted;
 };
 
-/* One branch, one JSON object. */
+/* One branch, one JSON object; a damaged version has no snapshot. */
 static int branch_json(struct cli *cli, const struct ref *ref)
 {
     char time[32];
@@ -18,13 +18,13 @@ static int branch_json(struct cli *cli, const struct ref *ref)
     AUTO_BUF(json);
     int err = store_version(&version, cli->store, &ref->commit);
 
-    if (err)
+    if (err && err != E_CORRUPT)
         return err;
     cli_json_begin(&writer, &json);
     json_write_key(&writer, "name");
     json_write_text(&writer, ref->name);
     cli_json_commit(&writer, "commit", &ref->commit);
-    cli_json_digest(&writer, "snapshot", &version.snapshot, true);
+    cli_json_digest(&writer, "snapshot", err ? NULL : &version.snapshot, true);
     json_write_key(&writer, "current");
     json_write_bool(&writer, ref->current);
     json_write_key(&writer, "upstream");
@@ -55,6 +55,9 @@ static int branch_say(struct cli *cli, const struct ref *ref, int width)
     const char *text;
     int err = ref_title(&title, cli, &ref->commit);
 
+    /* One damaged version does not hide the other branches. */
+    if (err == E_CORRUPT)
+        err = buf_printf(&title, "%s (damaged: see vera fsck)", short_commit(&ref->commit).text);
     if (err)
         return err;
     if (!(text = buf_text(&title)))

@@ -395,7 +395,7 @@ int message_body(struct buf *out, const char *message)
     text = (struct bytes){out->data + trailers, out->len - trailers};
     out->len = trailers;
     while (text_next_line(&line, &text)) {
-        if (!is_metric(line)) {
+        if (!trailers || !is_metric(line)) { /* a title is no trailer */
             memmove(out->data + out->len, line.data, line.len + 1);
             out->len += line.len + 1;
         }
