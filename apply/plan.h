@@ -10,7 +10,7 @@
  *
  * Without a pin nothing proves the base, so whatever can be compared is: A, where the adapter
  * brought it, must be exactly as wide as the widest module here, as PEFT demands when it loads.
- * (Qwen3-4B and -8B have the same names and output sizes, and other inputs.)
+ * (Two models of one family can have the same names and output sizes, and other inputs.)
  *
  * b, d (here), A and B (materialize) must be finite, since exact mode defines no NaN that comes out
  * of them; biases and whole modules are bytes that are put in place, and may hold anything (masks
