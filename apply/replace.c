@@ -52,8 +52,7 @@ static const char *name_below(const struct tensor *tensor)
     const char *name = tensor->name + prefix;
 
     if (tensor->name_len <= prefix || memcmp(tensor->name, PEFT_PREFIX, prefix) != 0 ||
-        memchr(tensor->name, 0, tensor->name_len) || !text_is_plain(all) ||
-        strcmp(name, "__metadata__") == 0)
+        memchr(tensor->name, 0, tensor->name_len) || !text_is_plain(all))
         return NULL;
     return name;
 }
@@ -252,6 +251,13 @@ static int is_tied_bias(bool *out, const struct finder *finder, const struct oth
     return 0;
 }
 
+/* May a file get a tensor of that name? */
+static bool is_addable(const struct finder *finder, const struct other *other, const char *raw)
+{
+    return is_saved(&finder->adapter->config, raw) && other->name[0] &&
+           strcmp(other->name, "__metadata__") != 0;
+}
+
 static int
 other_judge(struct other *other, const struct origin *origin, const struct finder *finder)
 {
@@ -264,7 +270,7 @@ other_judge(struct other *other, const struct origin *origin, const struct finde
     if (is_target(finder->adapter, origin->raw) && !origin->wrapped) {
         other->fault = OTHER_TARGETED;
     } else if (!base) {
-        bool added = is_saved(&finder->adapter->config, origin->raw) && !origin->wrapped;
+        bool added = !origin->wrapped && is_addable(finder, other, origin->raw);
         if (!added && (err = is_tied_bias(&same, finder, other)) < 0)
             return err;
         other->fault = added ? OTHER_FITS : same ? OTHER_DROPPED : OTHER_PLACELESS;
@@ -356,7 +362,7 @@ static void embeddings_judge(const struct finder *finder)
         if (other->place.tensor)
             other->fault = tied && !whole ? OTHER_TIED : other->fault;
         else if (all.placed && is_identical(finder, all.placed, other->tensor))
-            other->fault = tied && !whole ? OTHER_TIED : OTHER_DROPPED;
+            other->fault = OTHER_DROPPED;
         else if (tied || !output)
             other->fault = OTHER_TIED;
     }

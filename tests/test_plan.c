@@ -168,6 +168,54 @@ static void test_two_prefixes_that_fit_are_ambiguous(void **state)
     assert_string_equal(bench.plan.prefix, "vision.");
 }
 
+static void test_a_name_with_a_nul_is_another_name(void **state)
+{
+    static const char *const names[] = {
+        "q\\u0000.weight", "x.q\\u0000.weight", "x.q\\u0000abc.weight"};
+
+    (void)state;
+    adapter("", Q);
+    for (size_t i = 0; i < 3; i++) {
+        char tensors[64];
+        snprintf(tensors, sizeof(tensors), "%s F32 4x3", names[i]);
+        weights(MODEL, tensors);
+        assert_plan_refused("a", "m", E_INVALID, "matched 0 of 1 modules", NULL);
+    }
+}
+
+#define VECTORS(module) "." module ".vera_lambda_b F32 4, ." module ".vera_lambda_d F32 2"
+
+static void test_only_a_component_that_all_modules_share_is_removed(void **state)
+{
+    (void)state;
+    adapter("", VECTORS("a.q") ", " VECTORS("b.q"));
+    weights(MODEL, "q.weight F32 4x3");
+    assert_plan_refused("a", "m", E_INVALID, "matched 0 of 2 modules", NULL);
+    adapter("", VECTORS("a.q") ", " VECTORS("ab.k"));
+    weights(MODEL, "q.weight F32 4x3, b.k.weight F32 4x3");
+    assert_plan_refused("a", "m", E_INVALID, "matched 0 of 2 modules", NULL);
+}
+
+static void test_modules_that_begin_alike_are_told_apart(void **state)
+{
+    AUTO_BENCH(bench);
+
+    (void)state;
+    adapter("", Q ", " VECTORS("qa") ", " VECTORS("q.b") ", " VECTORS("qb"));
+    weights(
+        MODEL, "a.qa.weight F32 4x3, a.q.b.weight F32 4x3, a.qb.weight F32 4x3, "
+               "x.q.weight F32 4x3, x.qa.weight F32 4x3, x.q.b.weight F32 4x3, x.qb.weight F32 4x3"
+    );
+    bench_open(&bench, "a", NULL, "m");
+    bench_plan(&bench);
+    assert_string_equal(bench.plan.prefix, "x.");
+    for (size_t i = 0; i < 4; i++)
+        assert_memory_equal(
+            bench.plan.targets[i].weight.tensor->name + 2, bench.plan.targets[i].module,
+            strlen(bench.plan.targets[i].module)
+        );
+}
+
 static void test_names_as_they_are_go_before_a_prefix(void **state)
 {
     AUTO_BENCH(bench);
@@ -274,12 +322,13 @@ static void test_a_square_weight_lies_as_its_class_its_siblings_or_the_adapter_s
         const char *config, *name, *sibling; /* sibling of 6 outputs */
         bool fan_in_fan_out, transposed;
     } cases[] = {
-        {LLAMA, "c_attn", "4x6", true, false}, {GPT2, "c_attn", NULL, false, true},
-        {GPT2, "lm_x", NULL, true, false},     {GPT2, "c_attn_x", NULL, true, false},
-        {OWN, "c_attn", "6x4", true, false},   {OWN, "c_attn", "4x6", false, true},
-        {OWN, "c_attn", "6x6", true, true},    {OWN, "c_attn", "6x6", false, false},
-        {"{}", "c_attn", "6x4", true, false},  {"{}", "c_attn", "4x6", false, true},
-        {"{}", "c_attn", NULL, false, false},  {"{}", "c_attn", NULL, true, true},
+        {LLAMA, "c_attn", "4x6", true, false},  {GPT2, "c_attn", NULL, false, true},
+        {GPT2, "lm_x", NULL, true, false},      {GPT2, "c_attn_x", NULL, true, false},
+        {GPT2, "my_c_attn", NULL, true, false}, {OWN, "c_attn", "6x4", true, false},
+        {OWN, "c_attn", "4x6", false, true},    {OWN, "c_attn", "6x6", true, true},
+        {OWN, "c_attn", "6x6", false, false},   {"{}", "c_attn", "6x4", true, false},
+        {"{}", "c_attn", "4x6", false, true},   {"{}", "c_attn", NULL, false, false},
+        {"{}", "c_attn", NULL, true, true},
     };
 
     (void)state;
@@ -727,6 +776,9 @@ int main(void)
         TEST(test_another_model_is_refused_with_all_that_is_missing),
         TEST(test_the_better_prefix_words_the_message),
         TEST(test_two_prefixes_that_fit_are_ambiguous),
+        TEST(test_a_name_with_a_nul_is_another_name),
+        TEST(test_only_a_component_that_all_modules_share_is_removed),
+        TEST(test_modules_that_begin_alike_are_told_apart),
         TEST(test_names_as_they_are_go_before_a_prefix),
         TEST(test_thousands_of_missing_modules_make_one_message_of_bounded_length),
         TEST(test_conv1d_weights_lie_the_other_way_round),

@@ -81,6 +81,8 @@ static void test_a_tensor_without_a_place_is_refused_by_name(void **state)
         {SAVE "[\"weight\"]", ", .classifier.weight F32 4", "x F32 1", E_INVALID, "no such tensor"},
         {SAVE "[\"x\"]", ", base_model.x.weight F32 4", "x.weight F32 4", E_INVALID,
          "base_model.x.weight"},
+        {SAVE "[\"q\"]", ", .q.base_layer.bias F32 4", "x F32 1", E_INVALID,
+         "q.base_layer.bias: the model has no such"},
         {SAVE "[\"__metadata__\"]", ", .__metadata__ F32 4", "x F32 1", E_INVALID,
          "__metadata__: the"},
         {SAVE "[\"x\"]", ", .x.a\\u001b[2J F32 4", "x F32 1", E_INVALID, "x.a\\x1b[2J: the model"},
@@ -114,6 +116,23 @@ static void test_a_tensor_without_a_place_is_refused_by_name(void **state)
         adapter(cases[i].config, tensors);
         filled(MODEL, model);
         assert_plan_refused("a", "m", cases[i].err, cases[i].says, NULL);
+    }
+}
+
+static void test_no_prefix_makes_a_name_that_a_file_cannot_have(void **state)
+{
+    static const char *const names[] = {".t.__metadata__", ".t."};
+
+    (void)state;
+    weights(MODEL, "q.weight F32 4x3");
+    for (size_t i = 0; i < 2; i++) {
+        char tensors[128];
+        snprintf(
+            tensors, sizeof(tensors),
+            ".t.q.vera_lambda_b F32 4, .t.q.vera_lambda_d F32 2, %s F32 1", names[i]
+        );
+        adapter(SAVE "[\"t\"]", tensors);
+        assert_plan_refused("a", "m", E_INVALID, "the model has no such tensor", NULL);
     }
 }
 
@@ -289,6 +308,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_biases_and_modules_find_their_places),
         TEST(test_a_tensor_without_a_place_is_refused_by_name),
+        TEST(test_no_prefix_makes_a_name_that_a_file_cannot_have),
         TEST(test_a_copy_under_modules_to_save_must_be_one),
         TEST(test_whole_modules_need_not_be_finite),
         TEST(test_too_many_modules_to_save_are_refused),
