@@ -100,6 +100,18 @@ MUST_CHECK int dir_next(const char **out, DIR *dir, const char *path);
    order. E_LIMIT above LIMIT_ENTRIES. */
 MUST_CHECK int dir_names(struct buf *out, const char *path);
 
+/* Something below a directory; a symlink is a file here. */
+struct tree_file {
+    const char *path; /* below that directory, '/' between, borrowed */
+    bool is_directory;
+    uint64_t bytes, allocated_bytes; /* of contents (0 for a directory); of blocks on the disk */
+};
+/* Visit everything below `path`, in no order, a directory before what is in it. What goes away
+   meanwhile is left out. `visit` may end the walk with an error. */
+MUST_CHECK int tree_each(
+    const char *path, int (*visit)(void *context, const struct tree_file *file), void *context
+);
+
 /* Remove a tree, symlinks as links. Nothing there: 0. */
 MUST_CHECK int tree_remove(const char *path);
 

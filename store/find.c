@@ -165,7 +165,7 @@ static int snapshot_search_run(struct snapshot_search *search, unsigned which)
     bool is_whole = strlen(search->digits) == DIGEST_HEX_SIZE - 1;
 
     int err = tips_read(&tips, search->store, which);
-    if (err == 0)
+    if (err == 0 && tips.count)
         err = store_history(&history, search->store, tips.commits, tips.count, 0);
     for (size_t i = 0; err == 0 && i < history.count; i++) {
         struct digest snapshot;
