@@ -151,7 +151,7 @@ int payload_read(
         AUTO_BUF(frame);
         const struct frame_part *part = &frames.parts.parts[i];
         err = entry_read(&frame, store, &frames.entries[i], part->bytes + FRAME_OVERHEAD);
-        if (err == 0 && (err = frame_part_decode(&payload, buf_bytes(&frame), part)) < 0)
+        if (err == 0 && (err = frame_part_decode(&payload, buf_bytes(&frame), part, NULL)) < 0)
             return error_wrap(
                 err, "object %s (%s)", git_oid_tostr_s(&frames.entries[i].id), frames.names[i]
             );

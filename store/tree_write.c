@@ -196,7 +196,7 @@ frames_write(struct frame_summary *frame, struct writing *writing, const struct 
         char *name = names + i * FRAME_NAME_SIZE;
         frame_name(name, i);
         if ((err = frame_part_encode(
-                 &data, buf_bytes(&writing->snapshot->payload), &parts->parts[i]
+                 &data, buf_bytes(&writing->snapshot->payload), &parts->parts[i], NULL
              )) < 0 ||
             (err = frame_inspect(&info, buf_bytes(&data))) < 0 ||
             (err = blob_add(entries, &count, writing, name, &data)) < 0)

@@ -86,7 +86,7 @@ encode(struct buf *out, struct bytes payload, const struct frame_vector *vectors
     struct digest digest;
 
     must(digest_of(&digest, payload));
-    must(frame_encode(out, payload, &digest, vectors, count));
+    must(frame_encode(out, payload, &digest, vectors, count, NULL));
 }
 
 /* There and back; the frame's size, and in *codec how it was written. */
@@ -104,7 +104,7 @@ trip(unsigned *codec, struct bytes payload, const struct frame_vector *vectors, 
     assert_true(digest_equal(&digest, &info.payload));
     assert_int_equal(info.payload_bytes, payload.len);
     assert_int_equal(info.depth + info.base_count, 0);
-    must(frame_decode(&decoded, buf_bytes(&frame), vectors, count));
+    must(frame_decode(&decoded, buf_bytes(&frame), vectors, count, NULL));
     assert_true(bytes_equal(buf_bytes(&decoded), payload));
     *codec = info.codec;
     return frame.len;
@@ -134,7 +134,8 @@ static void the_documents_example_has_its_bytes(void **state)
 }
 
 /* A plane of each mode, written once by zstd 1.5.4; whatever zstd is linked, this is read so. */
-static const struct frame_vector golden_vectors[] = {{4, 2, O}, {3, 1, D}, {124, 2, O}};
+static const struct frame_vector golden_vectors[] = {
+    {4, 2, O, DTYPE_BOOL}, {3, 1, D, DTYPE_BOOL}, {124, 2, O, DTYPE_BOOL}};
 static const uint8_t golden_frame[] = {
     0x56, 0x46, 0x52, 0x4d, 0x01, 0x01, 0x00, 0x00, 0x83, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
     0x07, 0x1a, 0xb1, 0xca, 0x48, 0x5e, 0x61, 0x6c, 0xc0, 0x6e, 0xed, 0xf1, 0x64, 0x97, 0xb7, 0x69,
@@ -164,7 +165,7 @@ static void a_frame_written_once_is_read_for_ever(void **state)
     (void)state;
     golden_payload(&payload);
     must(frame_decode(
-        &decoded, (struct bytes){golden_frame, sizeof(golden_frame)}, golden_vectors, 3
+        &decoded, (struct bytes){golden_frame, sizeof(golden_frame)}, golden_vectors, 3, NULL
     ));
     assert_true(bytes_equal(buf_bytes(&decoded), buf_bytes(&payload)));
 }
@@ -212,7 +213,7 @@ static void every_real_payload_comes_back_smaller(void **state)
 
 static void every_pattern_of_16_bits_comes_back(void **state)
 {
-    const struct frame_vector vectors[] = {{65536, 2, D}, {65536, 2, O}};
+    const struct frame_vector vectors[] = {{65536, 2, D, DTYPE_BOOL}, {65536, 2, O, DTYPE_BOOL}};
     AUTO_BUF(payload);
     unsigned codec;
 
@@ -244,7 +245,8 @@ static void floats_that_are_no_numbers_come_back(void **state)
             for (unsigned byte = 0; byte < 32; byte += 8)
                 must(buf_append_byte(&payload, (uint8_t)(odd[i] >> byte)));
         }
-        const struct frame_vector vectors[] = {{payload.len - 4, 4, O}, {4, 4, D}};
+        const struct frame_vector vectors[] = {
+            {payload.len - 4, 4, O, DTYPE_BOOL}, {4, 4, D, DTYPE_BOOL}};
         trip(&codec, buf_bytes(&payload), vectors, 2);
     }
 }
@@ -255,14 +257,26 @@ static void payloads_of_every_shape_come_back(void **state)
         size_t count;
         struct frame_vector vectors[6];
     } cases[] = {
-        {0, {{0, 1, D}}},
-        {1, {{0, 4, O}}},
-        {1, {{1, 1, O}}},
-        {1, {{2, 2, D}}},
-        {1, {{8, 8, O}}},
-        {3, {{0, 8, D}, {4, 4, D}, {0, 1, O}}},
-        {6, {{4, 4, O}, {4, 4, D}, {9, 1, O}, {16, 8, D}, {6, 2, D}, {400, 4, O}}},
-        {6, {{1, 1, D}, {1, 1, O}, {2, 2, D}, {2, 2, O}, {8, 8, D}, {8, 8, O}}},
+        {0, {{0, 1, D, DTYPE_BOOL}}},
+        {1, {{0, 4, O, DTYPE_BOOL}}},
+        {1, {{1, 1, O, DTYPE_BOOL}}},
+        {1, {{2, 2, D, DTYPE_BOOL}}},
+        {1, {{8, 8, O, DTYPE_BOOL}}},
+        {3, {{0, 8, D, DTYPE_BOOL}, {4, 4, D, DTYPE_BOOL}, {0, 1, O, DTYPE_BOOL}}},
+        {6,
+         {{4, 4, O, DTYPE_BOOL},
+          {4, 4, D, DTYPE_BOOL},
+          {9, 1, O, DTYPE_BOOL},
+          {16, 8, D, DTYPE_BOOL},
+          {6, 2, D, DTYPE_BOOL},
+          {400, 4, O, DTYPE_BOOL}}},
+        {6,
+         {{1, 1, D, DTYPE_BOOL},
+          {1, 1, O, DTYPE_BOOL},
+          {2, 2, D, DTYPE_BOOL},
+          {2, 2, O, DTYPE_BOOL},
+          {8, 8, D, DTYPE_BOOL},
+          {8, 8, O, DTYPE_BOOL}}},
     };
     AUTO_BUF(random);
 
@@ -293,7 +307,8 @@ static void each_plane_has_its_smallest_mode_F7(void **state)
     assert_int_equal(codec, 0);
     assert_string_equal(frame_codec_name(codec), "raw");
     assert_string_equal(frame_codec_name(1), "planes");
-    assert_string_equal(frame_codec_name(2), "unknown");
+    assert_string_equal(frame_codec_name(2), "delta");
+    assert_string_equal(frame_codec_name(3), "unknown");
     /* One plane of each mode: a constant, a regular one and noise. */
     for (size_t i = 0; i < 1000; i++)
         must(buf_append(&payload, (const uint8_t[]){random.data[i], (uint8_t)(i / 100), 9, 9}, 4));
@@ -324,7 +339,9 @@ static void a_large_payload_takes_the_fast_level_and_stops_when_interrupted(void
     assert_true(trip(&codec, buf_bytes(&payload), &vector, 1) < 2 * MIB * 9 / 10);
     must(digest_of(&digest, buf_bytes(&payload)));
     interrupt_flag = 1;
-    assert_int_equal(frame_encode(&frame, buf_bytes(&payload), &digest, &vector, 1), E_INTERRUPTED);
+    assert_int_equal(
+        frame_encode(&frame, buf_bytes(&payload), &digest, &vector, 1, NULL), E_INTERRUPTED
+    );
     interrupt_flag = 0;
     assert_null(frame.data);
 }
@@ -336,16 +353,16 @@ static void what_is_not_the_payloads_is_not_encoded(void **state)
         struct frame_vector vectors[2];
         int err;
     } cases[] = {
-        {1, {{12, 4, D}}, E_INVALID},
-        {1, {{20, 4, D}}, E_INVALID},
-        {1, {{16, 3, D}}, E_INVALID},
-        {1, {{16, 0, D}}, E_INVALID},
-        {1, {{16, 16, D}}, E_INVALID},
-        {2, {{14, 4, D}, {2, 2, D}}, E_INVALID},
-        {1, {{16, 4, (enum frame_group)2}}, E_INVALID},
-        {2, {{LIMIT_FILE, 4, D}, {4, 4, D}}, E_LIMIT},
-        {2, {{UINT64_MAX - 15, 4, D}, {32, 4, D}}, E_LIMIT},
-        {1, {{LIMIT_FILE, 4, D}}, E_INVALID},
+        {1, {{12, 4, D, DTYPE_BOOL}}, E_INVALID},
+        {1, {{20, 4, D, DTYPE_BOOL}}, E_INVALID},
+        {1, {{16, 3, D, DTYPE_BOOL}}, E_INVALID},
+        {1, {{16, 0, D, DTYPE_BOOL}}, E_INVALID},
+        {1, {{16, 16, D, DTYPE_BOOL}}, E_INVALID},
+        {2, {{14, 4, D, DTYPE_BOOL}, {2, 2, D, DTYPE_BOOL}}, E_INVALID},
+        {1, {{16, 4, (enum frame_group)2, DTYPE_BOOL}}, E_INVALID},
+        {2, {{LIMIT_FILE, 4, D, DTYPE_BOOL}, {4, 4, D, DTYPE_BOOL}}, E_LIMIT},
+        {2, {{UINT64_MAX - 15, 4, D, DTYPE_BOOL}, {32, 4, D, DTYPE_BOOL}}, E_LIMIT},
+        {1, {{LIMIT_FILE, 4, D, DTYPE_BOOL}}, E_INVALID},
     };
     AUTO_BUF(payload);
     struct digest digest;
@@ -356,7 +373,7 @@ static void what_is_not_the_payloads_is_not_encoded(void **state)
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         AUTO_BUF(frame);
         int err = frame_encode(
-            &frame, buf_bytes(&payload), &digest, cases[i].vectors, cases[i].count
+            &frame, buf_bytes(&payload), &digest, cases[i].vectors, cases[i].count, NULL
         );
         assert_int_equal(err, cases[i].err);
         assert_null(frame.data);
@@ -365,7 +382,9 @@ static void what_is_not_the_payloads_is_not_encoded(void **state)
     const struct frame_vector vector = vector_of(16, 4, D);
     AUTO_BUF(frame);
     digest.bytes[0] ^= 1;
-    assert_int_equal(frame_encode(&frame, buf_bytes(&payload), &digest, &vector, 1), E_CORRUPT);
+    assert_int_equal(
+        frame_encode(&frame, buf_bytes(&payload), &digest, &vector, 1, NULL), E_CORRUPT
+    );
     assert_null(frame.data);
 }
 
@@ -388,13 +407,13 @@ static void every_truncation_is_corrupt_F3(void **state)
         assert_non_null(copy);
         memcpy(copy, frame.data, len);
         assert_int_equal(
-            frame_decode(&decoded, (struct bytes){copy, len}, vectors, count), E_CORRUPT
+            frame_decode(&decoded, (struct bytes){copy, len}, vectors, count, NULL), E_CORRUPT
         );
         assert_null(decoded.data);
     }
     must(buf_append_byte(&frame, 0));
     AUTO_BUF(decoded);
-    assert_int_equal(frame_decode(&decoded, buf_bytes(&frame), vectors, count), E_CORRUPT);
+    assert_int_equal(frame_decode(&decoded, buf_bytes(&frame), vectors, count, NULL), E_CORRUPT);
 }
 
 static void every_flipped_bit_is_refused_or_stands_for_nothing_F4(void **state)
@@ -410,7 +429,7 @@ static void every_flipped_bit_is_refused_or_stands_for_nothing_F4(void **state)
     for (size_t bit = 0; bit < 8 * frame.len; bit++) {
         AUTO_BUF(decoded);
         frame.data[bit / 8] ^= (uint8_t)(1 << bit % 8);
-        int err = frame_decode(&decoded, buf_bytes(&frame), vectors, count);
+        int err = frame_decode(&decoded, buf_bytes(&frame), vectors, count, NULL);
         frame.data[bit / 8] ^= (uint8_t)(1 << bit % 8);
         if (err == 0) {
             unused++;
@@ -436,12 +455,15 @@ static void headers_are_refused_for_what_they_say_F5_F6(void **state)
         {0, 1, {'W'}, E_CORRUPT, "without a frame's header"},
         {4, 1, {0}, E_UNSUPPORTED, "version 0"},
         {4, 1, {2}, E_UNSUPPORTED, "version 2"},
-        {5, 1, {2}, E_UNSUPPORTED, "codec 2"},
+        {5, 1, {3}, E_UNSUPPORTED, "codec 3"},
+        {5, 1, {2}, E_CORRUPT, "depth 0 in codec 2"},
         {5, 1, {0}, E_CORRUPT, "body of"},
         {6, 2, {1, 0}, E_CORRUPT, "depth 1, 0 bases"},
         {6, 2, {0, 1}, E_CORRUPT, "depth 0, 1 bases"},
         {6, 2, {1, 3}, E_CORRUPT, "depth 1, 3 bases"},
-        {6, 2, {64, 1}, E_UNSUPPORTED, "a difference in codec 1"},
+        {6, 2, {64, 1}, E_CORRUPT, "depth 64 in codec 1"},
+        {5, 3, {2, 1, 1}, E_CORRUPT, "a difference from another payload"},
+        {5, 3, {2, 65, 1}, E_LIMIT, "depth 65"},
         {6, 2, {65, 1}, E_LIMIT, "depth 65"},
         {8, 8, {0}, E_CORRUPT, "does not fit the layout"},
         {8, 8, {0, 0, 0, 0x80}, E_CORRUPT, "does not fit the layout"},
@@ -463,7 +485,7 @@ static void headers_are_refused_for_what_they_say_F5_F6(void **state)
         must(buf_append(&forged, frame.data, frame.len));
         memcpy(forged.data + cases[i].at, cases[i].bytes, cases[i].len);
         fault_largest = 0;
-        int err = frame_decode(&decoded, buf_bytes(&forged), &vector, 1);
+        int err = frame_decode(&decoded, buf_bytes(&forged), &vector, 1, NULL);
         if (err != cases[i].err || !strstr(error_message(), cases[i].says))
             fail_msg("case %zu: %d, %s", i, err, error_message());
         assert_null(decoded.data);
@@ -471,9 +493,9 @@ static void headers_are_refused_for_what_they_say_F5_F6(void **state)
     }
     /* The bases' digests must be there too. */
     AUTO_BUF(decoded);
-    memcpy(frame.data + 6, (const uint8_t[]){1, 2}, 2);
+    memcpy(frame.data + 5, (const uint8_t[]){2, 1, 2}, 3);
     assert_int_equal(
-        frame_decode(&decoded, (struct bytes){frame.data, 48 + 63}, &vector, 1), E_CORRUPT
+        frame_decode(&decoded, (struct bytes){frame.data, 48 + 63}, &vector, 1, NULL), E_CORRUPT
     );
     assert_non_null(strstr(error_message(), "inside its header"));
 }
@@ -482,8 +504,11 @@ static void a_frame_asks_for_no_more_than_its_layout_F1(void **state)
 {
     const struct frame_vector claimed = vector_of(LIMIT_FILE, 4, O);
     const struct frame_vector pairs[][2] = {
-        {{200, 4, O}, {200, 2, O}}, {{396, 4, O}, {4, 4, D}}, {{200, 4, O}, {204, 4, O}},
-        {{200, 4, O}, {196, 4, O}}, {{399, 1, O}, {1, 1, O}},
+        {{200, 4, O, DTYPE_BOOL}, {200, 2, O, DTYPE_BOOL}},
+        {{396, 4, O, DTYPE_BOOL}, {4, 4, D, DTYPE_BOOL}},
+        {{200, 4, O, DTYPE_BOOL}, {204, 4, O, DTYPE_BOOL}},
+        {{200, 4, O, DTYPE_BOOL}, {196, 4, O, DTYPE_BOOL}},
+        {{399, 1, O, DTYPE_BOOL}, {1, 1, O, DTYPE_BOOL}},
     };
     AUTO_BUF(payload);
     AUTO_BUF(frame);
@@ -495,15 +520,15 @@ static void a_frame_asks_for_no_more_than_its_layout_F1(void **state)
     encode(&frame, buf_bytes(&payload), &vector, 1);
     AUTO_BUF(decoded);
     fault_largest = 0;
-    assert_int_equal(frame_decode(&decoded, buf_bytes(&frame), &claimed, 1), E_CORRUPT);
+    assert_int_equal(frame_decode(&decoded, buf_bytes(&frame), &claimed, 1, NULL), E_CORRUPT);
     assert_int_equal(fault_largest, 0);
     for (size_t i = 0; i < sizeof(pairs) / sizeof(pairs[0]); i++) {
-        assert_int_equal(frame_decode(&decoded, buf_bytes(&frame), pairs[i], 2), E_CORRUPT);
+        assert_int_equal(frame_decode(&decoded, buf_bytes(&frame), pairs[i], 2, NULL), E_CORRUPT);
         assert_null(decoded.data);
     }
     /* And of what is good: the payload and one plane. */
     fault_largest = 0;
-    must(frame_decode(&decoded, buf_bytes(&frame), &vector, 1));
+    must(frame_decode(&decoded, buf_bytes(&frame), &vector, 1, NULL));
     assert_int_equal(fault_largest, 400);
 }
 
@@ -518,7 +543,7 @@ static int decode_body(const void *body, size_t len)
     encode(&frame, (struct bytes){zeros, sizeof(zeros)}, &vector, 1);
     must(buf_resize(&frame, 48));
     must(buf_append(&frame, body, len));
-    int err = frame_decode(&decoded, buf_bytes(&frame), &vector, 1);
+    int err = frame_decode(&decoded, buf_bytes(&frame), &vector, 1, NULL);
     assert_int_equal(decoded.data != NULL, err == 0);
     if (err == 0)
         assert_memory_equal(decoded.data, zeros, sizeof(zeros));
@@ -605,7 +630,8 @@ static void vectors_are_the_layouts_tensors_but_a_and_b(void **state)
         "\"f\":[\"F4\",[6],[24,27]],\"base_model.vera_B\":[\"F32\",[1],[27,31]],"
         "\"l\":[\"I64\",[1],[31,39]],\"t\":[\"BOOL\",[1],[39,40]],\"z\":[\"F8_E4M3\",[0],[40,40]]}";
     static const struct frame_vector wanted[] = {
-        {8, 4, D}, {4, 2, O}, {8, 4, O}, {3, 1, O}, {8, 8, O}, {1, 1, O}, {0, 1, O},
+        {8, 4, D, DTYPE_BOOL}, {4, 2, O, DTYPE_BOOL}, {8, 4, O, DTYPE_BOOL}, {3, 1, O, DTYPE_BOOL},
+        {8, 8, O, DTYPE_BOOL}, {1, 1, O, DTYPE_BOOL}, {0, 1, O, DTYPE_BOOL},
     };
     AUTO_SAFETENSORS(table);
     AUTO_BUF(header);
@@ -630,7 +656,7 @@ static void vectors_are_the_layouts_tensors_but_a_and_b(void **state)
 
 static void every_allocation_failure_is_reported(void **state)
 {
-    const struct frame_vector vectors[] = {{800, 4, D}, {200, 2, O}};
+    const struct frame_vector vectors[] = {{800, 4, D, DTYPE_BOOL}, {200, 2, O, DTYPE_BOOL}};
     AUTO_BUF(payload);
     struct digest digest;
     int err, n = 0;
@@ -644,8 +670,8 @@ static void every_allocation_failure_is_reported(void **state)
         AUTO_BUF(decoded);
         AUTO_FRAME_PARTS(parts);
         fault_after = n++;
-        err = frame_encode(&frame, buf_bytes(&payload), &digest, vectors, 2);
-        if (err == 0 && (err = frame_decode(&decoded, buf_bytes(&frame), vectors, 2)) == 0)
+        err = frame_encode(&frame, buf_bytes(&payload), &digest, vectors, 2, NULL);
+        if (err == 0 && (err = frame_decode(&decoded, buf_bytes(&frame), vectors, 2, NULL)) == 0)
             err = frame_parts_cut(&parts, vectors, 2, 300);
         fault_after = -1;
         assert_true(err == 0 || err == E_NOMEM);
@@ -663,20 +689,26 @@ static const struct {
     struct frame_vector vectors[4];
     const char *parts;
 } cuts[] = {
-    {8, 0, {{0, 1, D}}, ""},
-    {8, 1, {{0, 4, D}}, "0/4"},
-    {8, 1, {{8, 4, D}}, "8/4"},
-    {8, 1, {{12, 4, D}}, "8/4 | 4/4"},
-    {8, 1, {{24, 8, D}}, "8/8 | 8/8 | 8/8"},
-    {8, 2, {{8, 4, D}, {8, 2, O}}, "8/4 | 8/2"},
-    {8, 2, {{4, 4, D}, {4, 1, O}}, "4/4 4/1"},
-    {8, 2, {{3, 1, D}, {8, 4, O}}, "3/1 4/4 | 4/4"},
-    {8, 2, {{1, 1, D}, {16, 8, O}}, "1/1 | 8/8 | 8/8"},
-    {9, 2, {{2, 1, D}, {16, 8, O}}, "2/1 | 8/8 | 8/8"},
-    {10, 2, {{2, 2, D}, {16, 8, O}}, "2/2 8/8 | 8/8"},
-    {8, 3, {{8, 4, D}, {0, 4, D}, {4, 4, O}}, "8/4 0/4 | 4/4"},
-    {8, 4, {{0, 8, D}, {7, 1, D}, {0, 2, O}, {2, 2, O}}, "0/8 7/1 0/2 | 2/2"},
-    {16, 3, {{20, 4, D}, {10, 2, D}, {3, 1, O}}, "16/4 | 4/4 10/2 2/1 | 1/1"},
+    {8, 0, {{0, 1, D, DTYPE_BOOL}}, ""},
+    {8, 1, {{0, 4, D, DTYPE_BOOL}}, "0/4"},
+    {8, 1, {{8, 4, D, DTYPE_BOOL}}, "8/4"},
+    {8, 1, {{12, 4, D, DTYPE_BOOL}}, "8/4 | 4/4"},
+    {8, 1, {{24, 8, D, DTYPE_BOOL}}, "8/8 | 8/8 | 8/8"},
+    {8, 2, {{8, 4, D, DTYPE_BOOL}, {8, 2, O, DTYPE_BOOL}}, "8/4 | 8/2"},
+    {8, 2, {{4, 4, D, DTYPE_BOOL}, {4, 1, O, DTYPE_BOOL}}, "4/4 4/1"},
+    {8, 2, {{3, 1, D, DTYPE_BOOL}, {8, 4, O, DTYPE_BOOL}}, "3/1 4/4 | 4/4"},
+    {8, 2, {{1, 1, D, DTYPE_BOOL}, {16, 8, O, DTYPE_BOOL}}, "1/1 | 8/8 | 8/8"},
+    {9, 2, {{2, 1, D, DTYPE_BOOL}, {16, 8, O, DTYPE_BOOL}}, "2/1 | 8/8 | 8/8"},
+    {10, 2, {{2, 2, D, DTYPE_BOOL}, {16, 8, O, DTYPE_BOOL}}, "2/2 8/8 | 8/8"},
+    {8, 3, {{8, 4, D, DTYPE_BOOL}, {0, 4, D, DTYPE_BOOL}, {4, 4, O, DTYPE_BOOL}}, "8/4 0/4 | 4/4"},
+    {8,
+     4,
+     {{0, 8, D, DTYPE_BOOL}, {7, 1, D, DTYPE_BOOL}, {0, 2, O, DTYPE_BOOL}, {2, 2, O, DTYPE_BOOL}},
+     "0/8 7/1 0/2 | 2/2"},
+    {16,
+     3,
+     {{20, 4, D, DTYPE_BOOL}, {10, 2, D, DTYPE_BOOL}, {3, 1, O, DTYPE_BOOL}},
+     "16/4 | 4/4 10/2 2/1 | 1/1"},
 };
 
 static void parts_follow_from_the_vectors_and_cut_between_values_F8(void **state)
@@ -717,7 +749,7 @@ static void parts_trip(
         AUTO_BUF(frame);
         struct frame_info info;
         struct digest digest;
-        must(frame_part_encode(&frame, payload, &parts.parts[i]));
+        must(frame_part_encode(&frame, payload, &parts.parts[i], NULL));
         must(frame_inspect(&info, buf_bytes(&frame)));
         assert_int_equal(info.payload_bytes, parts.parts[i].bytes);
         must(digest_of(
@@ -725,7 +757,7 @@ static void parts_trip(
             (struct bytes){payload.data + parts.parts[i].begin, (size_t)parts.parts[i].bytes}
         ));
         assert_true(digest_equal(&digest, &info.payload));
-        must(frame_part_decode(&joined, buf_bytes(&frame), &parts.parts[i]));
+        must(frame_part_decode(&joined, buf_bytes(&frame), &parts.parts[i], NULL));
     }
     assert_true(bytes_equal(buf_bytes(&joined), payload));
 }
@@ -763,7 +795,7 @@ static void a_payload_above_64_mib_is_two_parts_F8(void **state)
 static void vectors_that_cannot_be_are_not_cut_F8(void **state)
 {
     const struct frame_vector odd = vector_of(16, 3, O), uneven = vector_of(14, 4, O);
-    const struct frame_vector large[] = {{LIMIT_FILE, 4, D}, {1, 1, D}};
+    const struct frame_vector large[] = {{LIMIT_FILE, 4, D, DTYPE_BOOL}, {1, 1, D, DTYPE_BOOL}};
     AUTO_FRAME_PARTS(parts);
 
     (void)state;
@@ -786,11 +818,14 @@ static void a_part_in_the_wrong_place_is_refused_F8(void **state)
     (void)state;
     noise(&payload, 16);
     must(frame_parts_cut(&parts, &vector, 1, 8));
-    must(frame_part_encode(&frame, buf_bytes(&payload), &parts.parts[1]));
-    assert_int_equal(frame_part_decode(&joined, buf_bytes(&frame), &parts.parts[1]), E_CORRUPT);
+    must(frame_part_encode(&frame, buf_bytes(&payload), &parts.parts[1], NULL));
+    assert_int_equal(
+        frame_part_decode(&joined, buf_bytes(&frame), &parts.parts[1], NULL), E_CORRUPT
+    );
     assert_int_equal(joined.len, 0);
     assert_int_equal(
-        frame_part_encode(&frame, (struct bytes){payload.data, 15}, &parts.parts[1]), E_INVALID
+        frame_part_encode(&frame, (struct bytes){payload.data, 15}, &parts.parts[1], NULL),
+        E_INVALID
     );
 }
 
