@@ -4,12 +4,13 @@
  *   t_k = d[k] * A[k][j]                        rounded once
  *   acc = fma(B[i][k], t_k, acc), k = 0..rank-1, from +0, float32
  *   y   = fma(w_s * b[i], acc, y)                w_s * b[i] rounded once; y starts as W widened
- * exactly
+ *                                               exactly
  *
- * then y is rounded to nearest even to W's dtype. Where w_s*b[i] is +-0 for every adapter the row
- * is copied; a NaN result is written as 0x7fc00000 / 0x7fc0 / 0x7e00. Chains of different elements
- * are independent: blocking, vectors and threads do not change a bit. Runs with round-to-nearest,
- * FTZ and DAZ off, whatever the caller has set. VERA_CPU (see format/basis.h) chooses among scalar,
+ * then y is rounded to nearest even to W's dtype. An adapter whose w_s*b[i] is +-0 is left out: y
+ * keeps its bits (its sign where it is 0), whatever acc is. Where that holds for all, the row is
+ * copied; a NaN result is written as 0x7fc00000 / 0x7fc0 / 0x7e00. Chains of different elements are
+ * independent: blocking, vectors and threads do not change a bit. Runs with round-to-nearest, FTZ
+ * and DAZ off, whatever the caller has set. VERA_CPU (see format/basis.h) chooses among scalar,
  * AVX2 and AVX-512 code.
  */
 #ifndef APPLY_KERNEL_H

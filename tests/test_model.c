@@ -9,6 +9,7 @@
 #include <sys/resource.h>
 
 #include "apply/model.h"
+#include "apply/model_index.h"
 #include "format/limits.h"
 #include "tests/fault.h"
 #include "tests/models.h"
@@ -172,6 +173,39 @@ static void test_an_index_that_is_none_is_refused(void **state)
         put(INDEX, cases[i].index);
         assert_refused("m", E_INVALID, cases[i].says, NULL);
     }
+}
+
+/* An index of `tensors` tensors, each in one of `shards` files. */
+static int read_index_of(uint64_t tensors, uint64_t shards)
+{
+    AUTO_INDEX(index);
+    AUTO_BUF(text);
+
+    assert_int_equal(buf_append_text(&text, "{\"weight_map\":{"), 0);
+    for (uint64_t i = 0; i < tensors; i++)
+        assert_int_equal(
+            buf_printf(
+                &text, "%s\"%ju\":\"%ju\"", i ? "," : "", (uintmax_t)i,
+                (uintmax_t)(i * shards / tensors)
+            ),
+            0
+        );
+    assert_int_equal(buf_append_text(&text, "}}"), 0);
+    int err = index_read(&index, buf_bytes(&text));
+    if (err == 0)
+        assert_int_equal(index_file_count(&index), shards);
+    return err;
+}
+
+static void test_an_index_has_limits(void **state)
+{
+    (void)state;
+    assert_int_equal(read_index_of(LIMIT_SHARDS, LIMIT_SHARDS), 0);
+    assert_int_equal(read_index_of(LIMIT_SHARDS + 1, LIMIT_SHARDS + 1), E_LIMIT);
+    assert_non_null(strstr(error_message(), "weight_map: more than 10000 shards"));
+    assert_int_equal(read_index_of(LIMIT_TENSORS, 2), 0);
+    assert_int_equal(read_index_of(LIMIT_TENSORS + 1, 2), E_LIMIT);
+    assert_non_null(strstr(error_message(), "weight_map: more than 1000000 tensors"));
 }
 
 static void test_every_missing_shard_is_listed(void **state)
@@ -560,6 +594,7 @@ int main(void)
         TEST(test_a_snapshot_of_the_hubs_cache_is_a_model),
         TEST(test_a_directory_without_weights_is_named_with_what_it_holds),
         TEST(test_an_index_that_is_none_is_refused),
+        TEST(test_an_index_has_limits),
         TEST(test_every_missing_shard_is_listed),
         TEST(test_every_tensor_that_its_shard_lacks_is_listed),
         TEST(test_thousands_of_offences_make_one_message_of_bounded_length),
