@@ -53,33 +53,35 @@ static const char *verdict_words(enum verdict verdict)
     case VERDICT_NONE:
         return "";
     case VERDICT_SAME:
-        return "  same bits";
+        return "same bits";
     case VERDICT_DIFFERENT:
-        return "  DIFFERENT";
+        return "DIFFERENT";
     case VERDICT_NOT_DRAWN:
-        return "  not drawn";
+        return "not drawn";
     }
     return "";
 }
 
-static void basis_head_say(struct cli *cli)
+static void basis_head_say(struct cli *cli, bool verify)
 {
     cli_say(
-        cli, "%-12s  %-8s  %8s  %8s  A               B               variant", "id", "state",
-        "versions", "seed"
+        cli, "%-12s  %-8s  %9s  %6s  %5s  %6s  %6s  variant", "id", "state",
+        verify ? "now" : "versions", "seed", "rank", "in", "out"
     );
 }
 
-/* One line of the table. */
+/* One line of the table; what is not known is a dash. */
 static void basis_say(struct cli *cli, const struct store_basis *basis, enum verdict verdict)
 {
     const struct recipe *recipe = &basis->recipe;
-    char a[48] = "not known", b[48] = "not known", variant[32] = "-";
+    char numbers[48] = "    -       -       -", versions[24], variant[32] = "-";
 
-    if (recipe->has_matrices) {
-        snprintf(a, sizeof(a), "%" PRIu64 "x%" PRIu64, recipe->rank, recipe->in);
-        snprintf(b, sizeof(b), "%" PRIu64 "x%" PRIu64, recipe->out, recipe->rank);
-    }
+    snprintf(versions, sizeof(versions), "%zu", basis->versions);
+    if (recipe->has_matrices)
+        snprintf(
+            numbers, sizeof(numbers), "%5" PRIu64 "  %6" PRIu64 "  %6" PRIu64, recipe->rank,
+            recipe->in, recipe->out
+        );
     if (recipe->has_variant) {
         bool rounded = recipe->rounding != BASIS_ROUND_NONE;
         snprintf(
@@ -88,10 +90,11 @@ static void basis_say(struct cli *cli, const struct store_basis *basis, enum ver
         );
     }
     cli_say(
-        cli, "%-12s  %-8s  %8zu  %8s  %-14s  %-14s  %s%s",
+        cli, "%-12s  %-8s  %9s  %6s  %s  %s",
         recipe->has_matrices ? short_digest(&recipe->sha256_a).text : "-",
-        basis_state_name(recipe->state), basis->versions, seed_text(recipe).text, a, b, variant,
-        verdict_words(verdict)
+        basis_state_name(recipe->state),
+        verdict == VERDICT_NONE ? versions : verdict_words(verdict), seed_text(recipe).text,
+        numbers, variant
     );
 }
 
@@ -100,7 +103,7 @@ static int bases_list(struct cli *cli, const struct store_bases *bases)
     int err = 0;
 
     if (!cli->json && bases->count)
-        basis_head_say(cli);
+        basis_head_say(cli, false);
     for (size_t i = 0; !err && i < bases->count; i++) {
         if (cli->json)
             err = basis_json(&bases->bases[i], VERDICT_NONE);
@@ -210,7 +213,7 @@ static int bases_verify(struct cli *cli, const struct store_bases *bases, const 
         if ((err = interrupt_check()) || (err = basis_verify(&verdict, &basis->recipe)))
             break;
         if (!cli->json && found == 0)
-            basis_head_say(cli);
+            basis_head_say(cli, true);
         found++;
         different += verdict == VERDICT_DIFFERENT;
         progress_update(cli->progress, i + 1, bases->count);

@@ -4,7 +4,7 @@
 
 #include "cli/decorate.h"
 #include "cli/describe.h"
-#include "cli/graph.h"
+#include "cli/drawing.h"
 
 struct log_arguments {
     struct cli_count max;
@@ -15,17 +15,17 @@ struct log {
     struct cli *cli;
     const struct log_arguments *arguments;
     struct decorations decorations;
-    struct graph graph;
-    struct graph_rows rows; /* of the commit at hand */
-    struct bytes after;     /* those of rows.after that are still to be printed */
+    struct drawing drawing;
+    struct drawing_rows rows; /* of the commit at hand */
+    struct bytes after;       /* those of rows.after that are still to be printed */
     size_t printed;
 };
 
 static void log_release(struct log *log)
 {
     decorations_release(&log->decorations);
-    graph_release(&log->graph);
-    graph_rows_release(&log->rows);
+    drawing_release(&log->drawing);
+    drawing_rows_release(&log->rows);
 }
 #define AUTO_LOG(name) __attribute__((cleanup(log_release))) struct log name = {0}
 
@@ -77,7 +77,7 @@ static int log_graph(struct log *log, const struct version *version)
 
     if (!log->arguments->graph)
         return 0;
-    if ((err = graph_next(&log->rows, &log->graph, version)))
+    if ((err = drawing_next(&log->rows, &log->drawing, version)))
         return err;
     before = buf_bytes(&log->rows.before);
     while (text_next_line(&row, &before))

@@ -13,6 +13,8 @@ const struct command *const commands[] = {
     &command_switch,
     &command_tag,
     &command_reset,
+    &command_basis,
+    &command_stats,
     &command_completion,
     &command_help,
     NULL,

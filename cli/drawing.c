@@ -1,10 +1,10 @@
 /*
- * The lines beside `log --graph`. See graph.h.
+ * The lines beside `log --graph`. See drawing.h.
  *
  * Column c is the character 2c of a row, the gap to its left 2c-1. Two columns that lead to one
  * commit are kept apart until that commit comes; then the right one goes left, one column a row.
  */
-#include "cli/graph.h"
+#include "cli/drawing.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -39,60 +39,62 @@ static int row_finish(struct buf *out, const struct buf *row, const char *end)
     return buf_append_text(out, end);
 }
 
-static int column_insert(struct graph *graph, size_t at, const struct commit_id *id)
+static int column_insert(struct drawing *drawing, size_t at, const struct commit_id *id)
 {
-    if (graph->count == graph->capacity) {
-        size_t capacity = graph->capacity ? 2 * graph->capacity : 16;
+    if (drawing->count == drawing->capacity) {
+        size_t capacity = drawing->capacity ? 2 * drawing->capacity : 16;
         struct commit_id *grown = array_new(capacity, sizeof(*grown));
         if (!grown)
             return E_NOMEM;
-        if (graph->count)
-            memcpy(grown, graph->columns, graph->count * sizeof(*grown));
-        free(graph->columns);
-        graph->columns = grown;
-        graph->capacity = capacity;
+        if (drawing->count)
+            memcpy(grown, drawing->columns, drawing->count * sizeof(*grown));
+        free(drawing->columns);
+        drawing->columns = grown;
+        drawing->capacity = capacity;
     }
     memmove(
-        graph->columns + at + 1, graph->columns + at, (graph->count - at) * sizeof(*graph->columns)
+        drawing->columns + at + 1, drawing->columns + at,
+        (drawing->count - at) * sizeof(*drawing->columns)
     );
-    graph->columns[at] = *id;
-    graph->count++;
+    drawing->columns[at] = *id;
+    drawing->count++;
     return 0;
 }
 
-static void column_remove(struct graph *graph, size_t at)
+static void column_remove(struct drawing *drawing, size_t at)
 {
-    graph->count--;
+    drawing->count--;
     memmove(
-        graph->columns + at, graph->columns + at + 1, (graph->count - at) * sizeof(*graph->columns)
+        drawing->columns + at, drawing->columns + at + 1,
+        (drawing->count - at) * sizeof(*drawing->columns)
     );
 }
 
 /* The row in which column `at` ends, and those to its right come one nearer. */
-static int row_close(struct buf *out, const struct graph *graph, size_t at, bool joins)
+static int row_close(struct buf *out, const struct drawing *drawing, size_t at, bool joins)
 {
     AUTO_BUF(row);
-    int err = row_begin(&row, graph->count);
+    int err = row_begin(&row, drawing->count);
 
     if (err)
         return err;
     row_straight(&row, 0, at);
-    for (size_t c = joins ? at : at + 1; c < graph->count; c++)
+    for (size_t c = joins ? at : at + 1; c < drawing->count; c++)
         row.data[2 * c - 1] = '/';
     return row_finish(out, &row, "\n");
 }
 
 /* Lead column `from` to column `to`, which is further left and leads to the same commit. */
-static int columns_join(struct buf *out, struct graph *graph, size_t to, size_t from)
+static int columns_join(struct buf *out, struct drawing *drawing, size_t to, size_t from)
 {
-    int err = row_close(out, graph, from, true);
+    int err = row_close(out, drawing, from, true);
 
-    column_remove(graph, from);
+    column_remove(drawing, from);
     for (size_t c = from - 1; !err && c > to; c--) {
         AUTO_BUF(row);
-        if ((err = row_begin(&row, graph->count)))
+        if ((err = row_begin(&row, drawing->count)))
             return err;
-        row_straight(&row, 0, graph->count);
+        row_straight(&row, 0, drawing->count);
         row.data[2 * c - 1] = '/';
         err = row_finish(out, &row, "\n");
     }
@@ -100,82 +102,84 @@ static int columns_join(struct buf *out, struct graph *graph, size_t to, size_t 
 }
 
 /* The commit's only column: a new one where no child was printed. */
-static int
-column_of(struct graph_rows *rows, struct graph *graph, size_t *out, const struct commit_id *id)
+static int column_of(
+    struct drawing_rows *rows, struct drawing *drawing, size_t *out, const struct commit_id *id
+)
 {
-    size_t first = 0, c = graph->count;
+    size_t first = 0, c = drawing->count;
     int err = 0;
 
-    while (first < graph->count && !commit_equal(&graph->columns[first], id))
+    while (first < drawing->count && !commit_equal(&drawing->columns[first], id))
         first++;
     *out = first;
-    if (first == graph->count)
-        return column_insert(graph, first, id);
+    if (first == drawing->count)
+        return column_insert(drawing, first, id);
     while (!err && c-- > first + 1) {
         size_t left = c - 1;
-        if (!commit_equal(&graph->columns[c], id))
+        if (!commit_equal(&drawing->columns[c], id))
             continue;
-        while (!commit_equal(&graph->columns[left], id))
+        while (!commit_equal(&drawing->columns[left], id))
             left--;
-        err = columns_join(&rows->before, graph, left, c);
+        err = columns_join(&rows->before, drawing, left, c);
     }
     return err;
 }
 
 /* A further parent: a new column at `at`, parting from the one to its left. */
-static int
-column_part(struct graph_rows *rows, struct graph *graph, size_t at, const struct commit_id *id)
+static int column_part(
+    struct drawing_rows *rows, struct drawing *drawing, size_t at, const struct commit_id *id
+)
 {
     AUTO_BUF(row);
-    int err = row_begin(&row, graph->count + 1);
+    int err = row_begin(&row, drawing->count + 1);
 
     if (err)
         return err;
     row_straight(&row, 0, at);
     row.data[2 * at - 1] = '\\';
-    for (size_t c = at; c < graph->count; c++)
+    for (size_t c = at; c < drawing->count; c++)
         row.data[2 * c + 1] = '\\';
     if ((err = row_finish(&rows->after, &row, "\n")))
         return err;
-    return column_insert(graph, at, id);
+    return column_insert(drawing, at, id);
 }
 
-int graph_next(struct graph_rows *rows, struct graph *graph, const struct version *version)
+int drawing_next(struct drawing_rows *rows, struct drawing *drawing, const struct version *version)
 {
     AUTO_BUF(row);
     size_t column;
     int err;
 
     rows->before.len = rows->after.len = rows->star.len = rows->rest.len = 0;
-    if ((err = column_of(rows, graph, &column, &version->id)) ||
-        (err = row_begin(&row, graph->count)))
+    if ((err = column_of(rows, drawing, &column, &version->id)) ||
+        (err = row_begin(&row, drawing->count)))
         return err;
-    row_straight(&row, 0, graph->count);
+    row_straight(&row, 0, drawing->count);
     row.data[2 * column] = '*';
     if ((err = row_finish(&rows->star, &row, "")))
         return err;
     if (version->parent_count == 0) {
-        if (column + 1 < graph->count && (err = row_close(&rows->after, graph, column, false)))
+        if (column + 1 < drawing->count && (err = row_close(&rows->after, drawing, column, false)))
             return err;
-        column_remove(graph, column);
+        column_remove(drawing, column);
     } else {
-        graph->columns[column] = version->parents[0];
+        drawing->columns[column] = version->parents[0];
     }
     for (size_t p = 1; !err && p < version->parent_count; p++)
-        err = column_part(rows, graph, column + p, &version->parents[p]);
-    if (err || (err = row_begin(&row, graph->count)))
+        err = column_part(rows, drawing, column + p, &version->parents[p]);
+    if (err || (err = row_begin(&row, drawing->count)))
         return err;
-    row_straight(&row, 0, graph->count);
+    row_straight(&row, 0, drawing->count);
     return row_finish(&rows->rest, &row, "");
 }
 
-void graph_release(struct graph *graph)
+void drawing_release(struct drawing *drawing)
 {
-    free(graph->columns);
-    *graph = (struct graph){0};
+    free(drawing->columns);
+    *drawing = (struct drawing){0};
 }
 
-void graph_rows_release(struct graph_rows *rows)
+void drawing_rows_release(struct drawing_rows *rows)
 {
     buf_release(&rows->before);
     buf_release(&rows->after);

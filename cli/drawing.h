@@ -9,29 +9,29 @@
  *   |/
  *   * base
  */
-#ifndef CLI_GRAPH_H
-#define CLI_GRAPH_H
+#ifndef CLI_DRAWING_H
+#define CLI_DRAWING_H
 
 #include "store/store.h"
 
-struct graph {
+struct drawing {
     struct commit_id *columns; /* the commit that each line leads to */
     size_t count, capacity;
 };
 
-struct graph_rows {
+struct drawing_rows {
     struct buf before, after; /* rows, each ending with '\n' */
     struct buf star, rest;    /* one row, without */
 };
 
-#define AUTO_GRAPH(name) __attribute__((cleanup(graph_release))) struct graph name = {0}
-#define AUTO_GRAPH_ROWS(name)                                                                      \
-    __attribute__((cleanup(graph_rows_release))) struct graph_rows name = {0}
+#define AUTO_DRAWING(name) __attribute__((cleanup(drawing_release))) struct drawing name = {0}
+#define AUTO_DRAWING_ROWS(name)                                                                    \
+    __attribute__((cleanup(drawing_rows_release))) struct drawing_rows name = {0}
 
 /* The rows of the next commit, in the place of what `rows` holds. */
 MUST_CHECK int
-graph_next(struct graph_rows *rows, struct graph *graph, const struct version *version);
-void graph_release(struct graph *graph);
-void graph_rows_release(struct graph_rows *rows);
+drawing_next(struct drawing_rows *rows, struct drawing *drawing, const struct version *version);
+void drawing_release(struct drawing *drawing);
+void drawing_rows_release(struct drawing_rows *rows);
 
 #endif

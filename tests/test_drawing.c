@@ -7,7 +7,7 @@
 
 #include <cmocka.h>
 
-#include "cli/graph.h"
+#include "cli/drawing.h"
 
 /* A commit is a letter; "a" of "abc" has the parents b and c. */
 static struct commit_id commit_of(char letter)
@@ -22,15 +22,15 @@ static struct commit_id commit_of(char letter)
    row. */
 static void draw(struct buf *out, const char *const *commits)
 {
-    AUTO_GRAPH(graph);
-    AUTO_GRAPH_ROWS(rows);
+    AUTO_DRAWING(drawing);
+    AUTO_DRAWING_ROWS(rows);
 
     for (; *commits; commits++) {
         struct commit_id parents[8];
         struct version version = {.id = commit_of((*commits)[0]), .parents = parents};
         for (const char *parent = *commits + 1; *parent; parent++)
             parents[version.parent_count++] = commit_of(*parent);
-        assert_int_equal(graph_next(&rows, &graph, &version), 0);
+        assert_int_equal(drawing_next(&rows, &drawing, &version), 0);
         assert_int_equal(buf_append(out, rows.before.data, rows.before.len), 0);
         assert_int_equal(buf_append(out, rows.star.data, rows.star.len), 0);
         assert_int_equal(buf_printf(out, " %c\n", (*commits)[0]), 0);
@@ -38,12 +38,12 @@ static void draw(struct buf *out, const char *const *commits)
     }
 }
 
-struct drawing {
+struct drawing_case {
     const char *commits[10];
     const char *expected;
 };
 
-static const struct drawing drawings[] = {
+static const struct drawing_case drawings[] = {
     /* one line */
     {{"ab", "bc", "c"}, "* a\n* b\n* c\n"},
     /* two branches */
@@ -76,8 +76,8 @@ static void histories_are_drawn_as_expected(void **state)
 static void a_thousand_branches_take_a_row_each(void **state)
 {
     struct commit_id parents[1] = {commit_of('z')};
-    AUTO_GRAPH(graph);
-    AUTO_GRAPH_ROWS(rows);
+    AUTO_DRAWING(drawing);
+    AUTO_DRAWING_ROWS(rows);
     size_t lines = 0;
 
     (void)state;
@@ -86,15 +86,15 @@ static void a_thousand_branches_take_a_row_each(void **state)
         version.id.bytes[0] = 1;
         version.id.bytes[1] = (uint8_t)(i / 256);
         version.id.bytes[2] = (uint8_t)(i % 256);
-        assert_int_equal(graph_next(&rows, &graph, &version), 0);
+        assert_int_equal(drawing_next(&rows, &drawing, &version), 0);
     }
     struct version last = {.id = commit_of('z')};
-    assert_int_equal(graph_next(&rows, &graph, &last), 0);
+    assert_int_equal(drawing_next(&rows, &drawing, &last), 0);
     for (size_t i = 0; i < rows.before.len; i++)
         lines += rows.before.data[i] == '\n';
     assert_int_equal(lines, 999);
     assert_string_equal(buf_text(&rows.star), "*");
-    assert_int_equal(graph.count, 0);
+    assert_int_equal(drawing.count, 0);
 }
 
 int main(void)
