@@ -153,21 +153,9 @@ version_snapshot(struct digest *out, struct store *store, const struct commit_id
 MUST_CHECK int
 version_recipe(struct recipe *out, struct store *store, const struct commit_id *commit);
 
-/* load.c: the payload of a version's vectors/, whose frames hold it in this layout. E_CORRUPT
-   naming the object; E_UNSUPPORTED for a newer program's frames. */
-MUST_CHECK int payload_read(
-    struct buf *out,
-    struct store *store,
-    const git_oid *vectors,
-    const struct safetensors *layout,
-    uint64_t payload_bytes
-);
-/* "frame", "frame.1", ... */
-#define FRAME_NAME_SIZE 32
-void frame_name(char out[FRAME_NAME_SIZE], size_t part);
-
 /* tree_write.c: every object of a version but its commit. `parent`, or NULL: whose vectors/ is
-   taken where it holds the same payload. */
+   taken where it holds the same payload, and is otherwise what the new frames may be differences
+   from. */
 MUST_CHECK int snapshot_write(
     git_oid *out,
     struct frame_summary *frame,

@@ -6,160 +6,18 @@
  * the payload from the layout, A and B from the layout. libgit2 compares each object with its id;
  * what the parts say of each other is compared at the end.
  */
-#include <inttypes.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "format/limits.h"
 #include "format/text.h"
-#include "store/internal.h"
-
-#define FRAME_OVERHEAD 4096u /* of a frame over its payload, generously */
-
-/* An entry that a tree may have. */
-struct entry {
-    const char *name;
-    bool is_tree, required;
-    bool found;
-    git_oid id;
-};
+#include "store/entries.h"
+#include "store/payload.h"
 
 /* What decodes to nonsense was stored so. */
 static int stored_error(int err)
 {
     if (err == E_INVALID || err == E_NOTFOUND || err == E_EXISTS)
         return error_wrap(E_CORRUPT, "stored data");
-    return err;
-}
-
-static int entry_error(const git_oid *tree, const char *name, const char *why)
-{
-    char quoted[TEXT_QUOTE_SIZE];
-
-    text_quote(quoted, text_bytes(name));
-    return error_set(E_CORRUPT, "tree %s: '%s' %s", git_oid_tostr_s(tree), quoted, why);
-}
-
-static int
-entry_take(struct entry *entries, size_t count, const git_oid *tree, const git_tree_entry *found)
-{
-    const char *name = git_tree_entry_name(found);
-    int mode = (int)git_tree_entry_filemode_raw(found);
-
-    for (size_t i = 0; i < count; i++) {
-        struct entry *entry = &entries[i];
-        if (strcmp(entry->name, name) != 0)
-            continue;
-        if (entry->found)
-            return entry_error(tree, name, "is there twice");
-        if (mode != (entry->is_tree ? GIT_FILEMODE_TREE : GIT_FILEMODE_BLOB))
-            return entry_error(tree, name, "has a mode that it cannot have");
-        entry->found = true;
-        entry->id = *git_tree_entry_id(found);
-        return 0;
-    }
-    return entry_error(tree, name, "does not belong there");
-}
-
-/* Exactly these entries, but for those that are not required. */
-static int entries_read(struct entry *entries, size_t count, struct store *store, const git_oid *id)
-{
-    AUTO_GIT(git_tree, tree);
-
-    int err = tree_read(&tree, store, id);
-    for (size_t i = 0; err == 0 && i < git_tree_entrycount(tree); i++)
-        err = entry_take(entries, count, id, git_tree_entry_byindex(tree, i));
-    for (size_t i = 0; err == 0 && i < count; i++) {
-        if (entries[i].required && !entries[i].found)
-            err = entry_error(id, entries[i].name, "is missing");
-    }
-    return err;
-}
-
-static int
-entry_read(struct buf *out, struct store *store, const struct entry *entry, uint64_t limit)
-{
-    return object_read(out, store, &entry->id, GIT_OBJECT_BLOB, limit, entry->name);
-}
-
-/* Payload */
-
-struct frames {
-    struct frame_parts parts;
-    struct entry *entries; /* [parts.count] */
-    char (*names)[FRAME_NAME_SIZE];
-};
-
-static void frames_release(struct frames *frames)
-{
-    frame_parts_release(&frames->parts);
-    free(frames->entries);
-    free(frames->names);
-}
-
-void frame_name(char out[FRAME_NAME_SIZE], size_t part)
-{
-    if (part)
-        snprintf(out, FRAME_NAME_SIZE, "frame.%zu", part);
-    else
-        snprintf(out, FRAME_NAME_SIZE, "frame");
-}
-
-static int frames_find(
-    struct frames *frames,
-    struct store *store,
-    const git_oid *vectors,
-    const struct safetensors *layout
-)
-{
-    AUTO_FREE(struct frame_vector, list);
-    size_t count = 0;
-
-    int err = frame_vectors(&list, &count, layout);
-    if (err < 0 || (err = frame_parts_cut(&frames->parts, list, count, store->part_bytes)) < 0)
-        return err;
-    size_t parts = frames->parts.count;
-    if (!(frames->entries = array_new(parts, sizeof(*frames->entries))) ||
-        !(frames->names = array_new(parts, sizeof(*frames->names))))
-        return error_wrap(E_NOMEM, "vectors");
-    for (size_t i = 0; i < parts; i++) {
-        frame_name(frames->names[i], i);
-        frames->entries[i] = (struct entry){.name = frames->names[i], .required = true};
-    }
-    return entries_read(frames->entries, parts, store, vectors);
-}
-
-int payload_read(
-    struct buf *out,
-    struct store *store,
-    const git_oid *vectors,
-    const struct safetensors *layout,
-    uint64_t payload_bytes
-)
-{
-    __attribute__((cleanup(frames_release))) struct frames frames = {0};
-    AUTO_BUF(payload);
-    int err;
-
-    if (payload_bytes > LIMIT_FILE)
-        return error_set(E_LIMIT, "payload: %" PRIu64 " bytes", payload_bytes);
-    if ((err = frames_find(&frames, store, vectors, layout)) < 0 ||
-        (err = buf_reserve(&payload, (size_t)payload_bytes)) < 0)
-        return err;
-    for (size_t i = 0; err == 0 && i < frames.parts.count; i++) {
-        AUTO_BUF(frame);
-        const struct frame_part *part = &frames.parts.parts[i];
-        err = entry_read(&frame, store, &frames.entries[i], part->bytes + FRAME_OVERHEAD);
-        if (err == 0 && (err = frame_part_decode(&payload, buf_bytes(&frame), part, NULL)) < 0)
-            return error_wrap(
-                err, "object %s (%s)", git_oid_tostr_s(&frames.entries[i].id), frames.names[i]
-            );
-        if (err == 0)
-            err = interrupt_check();
-    }
-    if (err == 0)
-        *out = buf_take(&payload);
     return err;
 }
 
@@ -365,18 +223,26 @@ static int files_read(struct loading *loading)
                : 0;
 }
 
+static int vectors_read(struct loading *loading)
+{
+    AUTO_PAYLOAD(payload);
+
+    int err = payload_read(
+        &payload, loading->store, &loading->root[VECTORS].id, &loading->adapter.layout
+    );
+    if (err == 0)
+        loading->snapshot->payload = buf_take(&payload.bytes);
+    return err;
+}
+
 static int snapshot_load(struct loading *loading, const struct commit_id *commit)
 {
     struct snapshot *snapshot = loading->snapshot;
     int err;
 
     if ((err = root_read(loading, commit)) < 0 || (err = texts_read(loading)) < 0 ||
-        (err = payload_read(
-             &snapshot->payload, loading->store, &loading->root[VECTORS].id,
-             &loading->adapter.layout, loading->adapter.payload_bytes
-         )) < 0 ||
-        (err = basis_read(loading)) < 0 || (err = model_read(loading)) < 0 ||
-        (err = files_read(loading)) < 0)
+        (err = vectors_read(loading)) < 0 || (err = basis_read(loading)) < 0 ||
+        (err = model_read(loading)) < 0 || (err = files_read(loading)) < 0)
         return err;
     return snapshot_check(snapshot);
 }

@@ -10,9 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "store/internal.h"
-
-#define ENTRY_NAME_SIZE 256
+#include "store/payload.h"
 
 struct tree_entry {
     const char *name;
@@ -179,24 +177,96 @@ static int model_add(struct writing *writing)
 
 /* vectors/ */
 
-static int
-frames_write(struct frame_summary *frame, struct writing *writing, const struct frame_parts *parts)
+/* What the new frames may be differences from: the parent's payload, or nothing. */
+struct ancestor {
+    git_oid vectors; /* the parent's tree */
+    struct payload payload;
+    bool is_there; /* and divided by the same vectors */
+};
+
+static void ancestor_release(struct ancestor *ancestor)
+{
+    payload_release(&ancestor->payload);
+}
+
+/* Does the parent have this very layout? Then the same vectors divide its payload. */
+static int same_layout(bool *out, struct writing *writing, const struct commit_id *parent)
+{
+    const struct buf *layout = &writing->snapshot->layout;
+    git_oid theirs, ours;
+    bool found = false;
+
+    int err = version_entry(&found, &theirs, writing->store, parent, "layout");
+    if (err < 0)
+        return err;
+    int code = git_odb_hash(&ours, layout->data, layout->len, GIT_OBJECT_BLOB);
+    if (code < 0)
+        return git_failed(code, "layout");
+    *out = found && git_oid_equal(&theirs, &ours);
+    return 0;
+}
+
+/* A parent that cannot be read is none: its successor is what may mend it. */
+static int ancestor_read(
+    struct ancestor *ancestor,
+    struct writing *writing,
+    const struct loaded_adapter *loaded,
+    const struct commit_id *parent
+)
+{
+    struct store *store = writing->store;
+    bool same = false, found = false;
+
+    int err = same_layout(&same, writing, parent);
+    if (err == 0 && same)
+        err = version_entry(&found, &ancestor->vectors, store, parent, "vectors");
+    if (err == 0 && found)
+        err = payload_read(&ancestor->payload, store, &ancestor->vectors, &loaded->adapter.layout);
+    ancestor->is_there = err == 0 && found;
+    return err == E_NOMEM || err == E_INTERRUPTED ? err : 0;
+}
+
+/* The bases of one part; its base's base where that frame is a difference, too. */
+static struct frame_bases bases_of(const struct payload *payload, size_t part)
+{
+    unsigned depth = payload->depths[part];
+
+    return (struct frame_bases){
+        .x1 = buf_bytes(&payload->bytes),
+        .digest1 = payload->digest,
+        .x0 = depth ? buf_bytes(&payload->base) : (struct bytes){0},
+        .digest0 = payload->base_digest,
+        .depth = depth,
+    };
+}
+
+static int frames_write(
+    struct frame_summary *frame,
+    struct writing *writing,
+    const struct frame_parts *parts,
+    const struct ancestor *ancestor
+)
 {
     AUTO_FREE(struct tree_entry, entries);
     AUTO_FREE(char, names);
+    bool is_difference = false;
     size_t count = 0;
     int err = 0;
 
-    if (!(entries = array_new(parts->count, sizeof(*entries))) ||
+    if (!(entries = array_new(parts->count + 1, sizeof(*entries))) ||
         !(names = array_new(parts->count, FRAME_NAME_SIZE)))
         return error_wrap(E_NOMEM, "vectors");
     for (size_t i = 0; err == 0 && i < parts->count; i++) {
         AUTO_BUF(data);
+        struct frame_bases bases = {0};
         struct frame_info info;
         char *name = names + i * FRAME_NAME_SIZE;
         frame_name(name, i);
+        if (ancestor->is_there)
+            bases = bases_of(&ancestor->payload, i);
         if ((err = frame_part_encode(
-                 &data, buf_bytes(&writing->snapshot->payload), &parts->parts[i], NULL
+                 &data, buf_bytes(&writing->snapshot->payload), &parts->parts[i],
+                 ancestor->is_there ? &bases : NULL
              )) < 0 ||
             (err = frame_inspect(&info, buf_bytes(&data))) < 0 ||
             (err = blob_add(entries, &count, writing, name, &data)) < 0)
@@ -204,43 +274,29 @@ frames_write(struct frame_summary *frame, struct writing *writing, const struct 
         if (i == 0)
             *frame = (struct frame_summary){frame_codec_name(info.codec), info.depth, 0};
         frame->bytes += data.len;
+        is_difference = is_difference || info.depth > 0;
         err = interrupt_check();
     }
+    if (is_difference)
+        entries[count++] = (struct tree_entry
+        ){.name = "base", .is_tree = true, .id = ancestor->vectors};
     return err < 0 ? err : tree_add(writing, "vectors", entries, count);
 }
 
-/* The parent's vectors/, where it holds this payload in this layout. */
+/* The parent's vectors/ as it is, where it holds this very payload. */
 static int vectors_reuse(
-    bool *reused,
     struct frame_summary *frame,
     struct writing *writing,
-    const struct loaded_adapter *loaded,
+    const struct ancestor *ancestor,
     const struct commit_id *parent
 )
 {
-    struct store *store = writing->store;
-    struct tree_entry entry = {.name = "vectors", .is_tree = true};
-    const struct snapshot *snapshot = writing->snapshot;
-    struct recipe recipe;
-    git_oid layout, ours;
-    bool found = false;
-    AUTO_BUF(payload);
+    int err = store_frame(frame, writing->store, parent);
 
-    if (version_recipe(&recipe, store, parent) < 0 ||
-        !digest_equal(&recipe.payload, &loaded->recipe.payload) ||
-        version_entry(&found, &layout, store, parent, "layout") < 0 || !found ||
-        git_odb_hash(&ours, snapshot->layout.data, snapshot->layout.len, GIT_OBJECT_BLOB) < 0 ||
-        !git_oid_equal(&layout, &ours) ||
-        version_entry(&found, &entry.id, store, parent, "vectors") < 0 || !found ||
-        payload_read(
-            &payload, store, &entry.id, &loaded->adapter.layout, loaded->adapter.payload_bytes
-        ) < 0 ||
-        !bytes_equal(buf_bytes(&payload), buf_bytes(&snapshot->payload)) ||
-        store_frame(frame, store, parent) < 0)
-        return 0;
-    writing->root[writing->count++] = entry;
-    *reused = true;
-    return 0;
+    if (err == 0)
+        writing->root[writing->count++] = (struct tree_entry
+        ){.name = "vectors", .is_tree = true, .id = ancestor->vectors};
+    return err;
 }
 
 static int vectors_add(
@@ -250,20 +306,21 @@ static int vectors_add(
     const struct commit_id *parent
 )
 {
+    __attribute__((cleanup(ancestor_release))) struct ancestor ancestor = {0};
     AUTO_FREE(struct frame_vector, vectors);
     AUTO_FRAME_PARTS(parts);
     size_t count = 0;
-    bool reused = false;
-    int err = 0;
+    int err;
 
-    if (parent)
-        err = vectors_reuse(&reused, frame, writing, loaded, parent);
-    if (err < 0 || reused)
-        return err;
     if ((err = frame_vectors(&vectors, &count, &loaded->adapter.layout)) < 0 ||
-        (err = frame_parts_cut(&parts, vectors, count, writing->store->part_bytes)) < 0)
+        (parent && (err = ancestor_read(&ancestor, writing, loaded, parent)) < 0))
         return err;
-    return frames_write(frame, writing, &parts);
+    if (ancestor.is_there &&
+        bytes_equal(buf_bytes(&ancestor.payload.bytes), buf_bytes(&writing->snapshot->payload)))
+        return vectors_reuse(frame, writing, &ancestor, parent);
+    if ((err = frame_parts_cut(&parts, vectors, count, writing->store->part_bytes)) < 0)
+        return err;
+    return frames_write(frame, writing, &parts, &ancestor);
 }
 
 int snapshot_write(

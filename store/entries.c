@@ -1,0 +1,53 @@
+#include "store/entries.h"
+
+#include <string.h>
+
+#include "format/text.h"
+
+int entry_error(const git_oid *tree, const char *name, const char *why)
+{
+    char quoted[TEXT_QUOTE_SIZE];
+
+    text_quote(quoted, text_bytes(name));
+    return error_set(E_CORRUPT, "tree %s: '%s' %s", git_oid_tostr_s(tree), quoted, why);
+}
+
+static int
+entry_take(struct entry *entries, size_t count, const git_oid *tree, const git_tree_entry *found)
+{
+    const char *name = git_tree_entry_name(found);
+    int mode = (int)git_tree_entry_filemode_raw(found);
+
+    for (size_t i = 0; i < count; i++) {
+        struct entry *entry = &entries[i];
+        if (strcmp(entry->name, name) != 0)
+            continue;
+        if (entry->found)
+            return entry_error(tree, name, "is there twice");
+        if (mode != (entry->is_tree ? GIT_FILEMODE_TREE : GIT_FILEMODE_BLOB))
+            return entry_error(tree, name, "has a mode that it cannot have");
+        entry->found = true;
+        entry->id = *git_tree_entry_id(found);
+        return 0;
+    }
+    return entry_error(tree, name, "does not belong there");
+}
+
+int entries_read(struct entry *entries, size_t count, struct store *store, const git_oid *id)
+{
+    AUTO_GIT(git_tree, tree);
+
+    int err = tree_read(&tree, store, id);
+    for (size_t i = 0; err == 0 && i < git_tree_entrycount(tree); i++)
+        err = entry_take(entries, count, id, git_tree_entry_byindex(tree, i));
+    for (size_t i = 0; err == 0 && i < count; i++) {
+        if (entries[i].required && !entries[i].found)
+            err = entry_error(id, entries[i].name, "is missing");
+    }
+    return err;
+}
+
+int entry_read(struct buf *out, struct store *store, const struct entry *entry, uint64_t limit)
+{
+    return object_read(out, store, &entry->id, GIT_OBJECT_BLOB, limit, entry->name);
+}
