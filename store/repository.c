@@ -5,6 +5,7 @@
  * before and after their rename. Objects are not: a backend of our own writes them, and
  * objects_sync() syncs them together.
  */
+#include <assert.h>
 #include <git2/sys/odb_backend.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -14,6 +15,7 @@
 
 #include "format/file.h"
 #include "store/certificates.h"
+#include "store/inflate.h"
 #include "store/internal.h"
 
 #define WAIT_MS 5000
@@ -26,6 +28,7 @@ static pthread_mutex_t options = PTHREAD_MUTEX_INITIALIZER;
 
 static void start(void)
 {
+    assert(inflate_is_guarded());
     start_code = certificates_put_off();
 }
 
