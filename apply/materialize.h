@@ -1,7 +1,11 @@
 /*
  * Write the merged model: a directory like the base's, the targeted tensors rewritten, every other
- * byte the same, whole or not at all (P6, P7). Memory is bounded by A, B and a few blocks of rows,
- * whatever the model's size.
+ * byte the same, whole or not at all (P6, P7). Memory is bounded by A, B and for each thread a few
+ * blocks of rows, whatever the model's size.
+ *
+ * Replaced tensors are rounded to the base's dtype, added ones keep the adapter's. Where tensors
+ * are added the shards get new names and an index (apply/output.h). Other files of the base that a
+ * model directory needs come along (apply/model_files.h).
  */
 #ifndef APPLY_MATERIALIZE_H
 #define APPLY_MATERIALIZE_H
@@ -32,8 +36,8 @@ struct apply_report {
 struct apply_result {
     uint64_t matched, modules; /* added up over the adapters */
     uint64_t tensors_rewritten, tensors_added;
-    uint64_t bytes_written, bytes_cloned;
-    bool pinned; /* every adapter had a pin, and it matched */
+    uint64_t bytes_written, bytes_cloned; /* of all files; cloned: blocks shared with the base's */
+    bool pinned;                          /* every adapter had a pin, and it matched */
     double seconds;
     struct apply_report *report; /* in byte order of module; NULL where none was asked for */
     size_t report_count;
@@ -55,7 +59,8 @@ MUST_CHECK int materialize(
     const struct apply_options *options
 );
 
-/* Everything but the writing. */
+/* Everything but the writing: plan, conflicts, basis, pins, and the report where it is asked for.
+ */
 MUST_CHECK int materialize_check(
     struct apply_result *out,
     const struct apply_input *inputs,
@@ -65,8 +70,11 @@ MUST_CHECK int materialize_check(
 );
 
 /* Is `dir` exactly what materialize() would write? *first_difference: NULL where it is, else the
-   name of the first tensor (or file) that differs, owned by the caller. Nothing is written, one
-   block of rows is in memory. */
+   name of the first tensor that differs, is missing or is one too many, in byte order of name; else
+   the first file: a shard's name or header, the index, one that is taken over from the base. Owned
+   by the caller. Further files in `dir` are no difference, but for adapter_config.json, which
+   Transformers would load onto the weights. Nothing is written. E_CONFLICT for a pin that does not
+   match, whatever else differs; model_open()'s errors for `dir`. */
 MUST_CHECK int materialize_verify(
     char **first_difference,
     const struct apply_input *inputs,

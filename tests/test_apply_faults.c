@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <malloc.h>
 #include <stdatomic.h>
 #include <sys/stat.h>
@@ -52,6 +53,32 @@ ssize_t __wrap_copy_file_range(int from, off_t *a, int to, off_t *b, size_t len,
 {
     errno = ENOSPC;
     return due(&call_after) ? -1 : __real_copy_file_range(from, a, to, b, len, flags);
+}
+
+/* A file system that shares blocks where `shares_blocks` is set (it copies them), and one that does
+   not, whatever the tests run on. */
+static bool shares_blocks;
+
+int __real_ioctl(int fd, unsigned long request, void *argument);
+int __wrap_ioctl(int fd, unsigned long request, void *argument);
+int __wrap_ioctl(int fd, unsigned long request, void *argument)
+{
+    const struct file_clone_range *range = argument;
+    uint8_t block[4096];
+
+    if (request != FICLONERANGE)
+        return __real_ioctl(fd, request, argument);
+    if (!shares_blocks) {
+        errno = EOPNOTSUPP;
+        return -1;
+    }
+    assert_int_equal(range->src_length % sizeof(block), 0);
+    for (uint64_t at = 0; at < range->src_length; at += sizeof(block)) {
+        off_t from = (off_t)(range->src_offset + at), to = (off_t)(range->dest_offset + at);
+        assert_int_equal(pread((int)range->src_fd, block, sizeof(block), from), sizeof(block));
+        assert_int_equal(pwrite(fd, block, sizeof(block), to), sizeof(block));
+    }
+    return 0;
 }
 
 static ptrdiff_t usable(void *p)
@@ -333,6 +360,29 @@ static void test_an_interrupt_leaves_nothing(void **state)
     assert_true(n > 5);
 }
 
+static void test_where_blocks_can_be_shared_only_what_changes_is_written(void **state)
+{
+    AUTO_SCENE(scene);
+    AUTO_APPLY_RESULT(shared);
+    AUTO_APPLY_RESULT(copied);
+    uint64_t changed = 0;
+
+    (void)state;
+    scene_make(&scene);
+    const struct apply_input input = {&scene.subject.loaded, 1};
+    assert_int_equal(materialize(&copied, &input, 1, &scene.base, "out", &defaults), 0);
+    assert_int_equal(copied.bytes_cloned, 0);
+    assert_out(&scene, true);
+    shares_blocks = true;
+    assert_int_equal(materialize(&shared, &input, 1, &scene.base, "out", &defaults), 0);
+    shares_blocks = false;
+    assert_out(&scene, true);
+    assert_int_equal(shared.bytes_cloned + shared.bytes_written, copied.bytes_written);
+    /* Two weights [32, 32] and two biases; the ends of two shards, the added one, index, files. */
+    changed = 2 * 32 * 32 * 4 + 2 * 32 * 4;
+    assert_in_range(shared.bytes_written, changed, changed + 2 * 4096 + 8192);
+}
+
 static void test_a_base_that_shrinks_meanwhile_is_an_error(void **state)
 {
     AUTO_SCENE(scene);
@@ -431,6 +481,7 @@ int main(void)
         SCRATCH_TEST(test_a_full_disk_is_said_with_a_hint),
         SCRATCH_TEST(test_whichever_allocation_fails_nothing_is_left),
         SCRATCH_TEST(test_an_interrupt_leaves_nothing),
+        SCRATCH_TEST(test_where_blocks_can_be_shared_only_what_changes_is_written),
         SCRATCH_TEST(test_a_base_that_shrinks_meanwhile_is_an_error),
         SCRATCH_TEST(test_memory_does_not_grow_with_the_model),
     };
