@@ -12,18 +12,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Offences of one kind, so that all are listed: the first begins the error. */
-#define CONFLICT "the adapters cannot be applied so"
-
-static int conflict_begin(int err)
+/* The first offence of a kind begins the error, so that all are listed below it. */
+static int conflict_begin(int err, const char *what)
 {
     if (err < 0)
         return err;
-    err = error_set(E_INVALID, CONFLICT);
+    err = error_set(E_INVALID, "%s", what);
     return error_hint(
         err, "a bias or a whole module takes the place of the base's and is never weighted or added"
     );
 }
+
+#define TOGETHER "the adapters cannot be applied together"
+#define WEIGHTED "an adapter with a weight brings what cannot be weighted"
 
 /* Plans and bases */
 
@@ -115,7 +116,7 @@ static int check_weights(const struct rewrites *all)
         const struct plan *plan = &all->plans[i];
         float weight = all->inputs[i].weight;
         for (size_t r = 0; weight != 1 && r < plan->replacement_count; r++) {
-            err = conflict_begin(err);
+            err = conflict_begin(err, WEIGHTED);
             err = error_detail(
                 err, "adapter %zu has the weight %g and brings %s", i + 1, (double)weight,
                 plan->replacements[r].name
@@ -209,7 +210,7 @@ static int parts_group(struct rewrites *all)
         rewrite->part_count++;
         if (!first->replacement && !part->replacement)
             continue;
-        err = conflict_begin(err);
+        err = conflict_begin(err, TOGETHER);
         err = error_detail(
             err, "adapters %zu and %zu both change %s", first->input + 1, part->input + 1,
             part->base.tensor->name
@@ -242,7 +243,7 @@ static int added_check(struct rewrites *all)
     for (size_t i = 1; i < all->added_count; i++) {
         if (strcmp(all->added[i - 1].name, all->added[i].name) != 0)
             continue;
-        err = conflict_begin(err);
+        err = conflict_begin(err, TOGETHER);
         err = error_detail(err, "two adapters bring %s", all->added[i].name);
     }
     qsort(all->added, all->added_count, sizeof(*all->added), addition_compare);
