@@ -335,6 +335,11 @@ bool path_is_directory(const char *path)
     return stat(path, &status) == 0 && S_ISDIR(status.st_mode);
 }
 
+bool path_is_forbidden(const char *path)
+{
+    return access(path, X_OK) != 0 && errno == EACCES;
+}
+
 int path_remove(const char *path)
 {
     return unlink(path) == 0 || errno == ENOENT ? 0 : file_error(path);

@@ -67,6 +67,8 @@ void fd_sync_begin(int fd);
 /* Is there something, be it a symlink? Is there a directory? */
 bool path_exists(const char *path);
 bool path_is_directory(const char *path);
+/* May nothing in this directory be looked at? */
+bool path_is_forbidden(const char *path);
 
 /* Remove a file or symlink. Nothing there: 0. */
 MUST_CHECK int path_remove(const char *path);

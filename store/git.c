@@ -63,6 +63,7 @@ static int error_code(int code, const git_error *error)
           {GIT_ERROR_ZLIB, E_CORRUPT},   {GIT_ERROR_ODB, E_CORRUPT},
           {GIT_ERROR_OBJECT, E_CORRUPT}, {GIT_ERROR_TREE, E_CORRUPT},
           {GIT_ERROR_TAG, E_CORRUPT},    {GIT_ERROR_INDEXER, E_CORRUPT},
+          {GIT_ERROR_CONFIG, E_INVALID},
       };
 
     for (size_t i = 0; i < sizeof(codes) / sizeof(codes[0]); i++) {

@@ -26,6 +26,19 @@ static pthread_once_t started = PTHREAD_ONCE_INIT;
 static int start_code;
 static pthread_mutex_t options = PTHREAD_MUTEX_INITIALIZER;
 
+/* git passes over the settings of a home that it may not look into; libgit2 stops there. */
+static void settings_find(void)
+{
+    const char *home = getenv("HOME");
+
+    if (!home || !*home || !path_is_forbidden(home))
+        return;
+    pthread_mutex_lock(&options);
+    git_libgit2_opts(GIT_OPT_SET_SEARCH_PATH, GIT_CONFIG_LEVEL_GLOBAL, "");
+    git_libgit2_opts(GIT_OPT_SET_SEARCH_PATH, GIT_CONFIG_LEVEL_XDG, "");
+    pthread_mutex_unlock(&options);
+}
+
 static void start(void)
 {
     assert(inflate_is_guarded());
@@ -35,7 +48,10 @@ static void start(void)
 static int library_start(void)
 {
     pthread_once(&started, start);
-    return start_code < 0 ? git_failed(start_code, "libgit2 does not start") : 0;
+    if (start_code < 0)
+        return git_failed(start_code, "libgit2 does not start");
+    settings_find();
+    return 0;
 }
 
 /* Making one */
@@ -180,6 +196,8 @@ static int open_failed(int code, const char *path)
     }
     if (code == GIT_ENOTFOUND)
         return error_set(E_CORRUPT, "%s: is no repository", path);
+    if (error && error->klass == GIT_ERROR_REPOSITORY)
+        return error_set(E_UNSUPPORTED, "%s: %s", path, why);
     return git_failed(code, "%s", path);
 }
 
