@@ -205,7 +205,7 @@ static bool digits_read(int64_t *out, const char **at)
     return true;
 }
 
-/* "[@]<seconds>[ +hhmm]" */
+/* "[@]<seconds>[ +hhmm]"; without a zone it is the local one. */
 static bool date_parse_raw(int64_t *time, int *offset, const char *text)
 {
     const char *at = text + (*text == '@');
@@ -213,9 +213,12 @@ static bool date_parse_raw(int64_t *time, int *offset, const char *text)
 
     if (!digits_read(time, &at) || (*text != '@' && at - text < 9))
         return false;
-    *offset = 0;
-    if (!*at)
+    if (!*at) {
+        time_t seconds = (time_t)*time;
+        struct tm local = {0};
+        *offset = localtime_r(&seconds, &local) ? (int)(local.tm_gmtoff / 60) : 0;
         return true;
+    }
     bool west = at[1] == '-';
     if (*at != ' ' || (at[1] != '+' && !west) || strlen(at) != 6 ||
         (at += 2, !digits_read(&zone, &at)))
