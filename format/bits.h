@@ -1,4 +1,7 @@
-/* Bits in a row, the first one lowest: what cannot be compressed is packed this way. */
+/*
+ * Bits in a row, the first one lowest: what cannot be compressed is packed this way. Written and
+ * read eight bytes at a time, without a branch that depends on the data.
+ */
 #ifndef FORMAT_BITS_H
 #define FORMAT_BITS_H
 
@@ -6,89 +9,76 @@
 
 #include "format/buf.h"
 
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the first bit is the lowest");
+
+#define BITS_SLACK 8 /* bytes that a writer touches behind what it writes */
+
+/* The owner of `at` has made room for all that will be written, and BITS_SLACK. */
 struct bit_writer {
-    struct buf *out;
+    uint8_t *at;
     uint64_t held;
-    unsigned count; /* bits in `held` */
-    int err;        /* the first failure; later calls do nothing */
+    unsigned count; /* bits in `held`, below 8 */
 };
 
 /* The lowest `n` <= 32 bits of `bits`; the others are zero. */
 static inline void bits_write(struct bit_writer *writer, uint32_t bits, unsigned n)
 {
-    writer->held |= (uint64_t)bits << writer->count;
-    writer->count += n;
-    if (writer->count >= 32) {
-        uint8_t bytes[4];
-        for (unsigned i = 0; i < sizeof(bytes); i++)
-            bytes[i] = (uint8_t)(writer->held >> (8 * i));
-        if (writer->err == 0)
-            writer->err = buf_append(writer->out, bytes, sizeof(bytes));
-        writer->held >>= 32;
-        writer->count -= 32;
-    }
+    uint64_t held = writer->held | (uint64_t)bits << writer->count;
+    unsigned count = writer->count + n;
+
+    memcpy(writer->at, &held, sizeof(held));
+    writer->at += count / 8;
+    writer->held = held >> (count & ~7U);
+    writer->count = count % 8;
 }
 
-MUST_CHECK static inline int bits_write_end(struct bit_writer *writer)
+/* Where the last byte, filled up with zeros, ends. */
+static inline uint8_t *bits_write_end(struct bit_writer *writer)
 {
-    for (; writer->err == 0 && writer->count > 0;
-         writer->count -= writer->count < 8 ? writer->count : 8) {
-        writer->err = buf_append_byte(writer->out, (uint8_t)writer->held);
-        writer->held >>= 8;
-    }
-    return writer->err;
+    if (writer->count)
+        *writer->at++ = (uint8_t)writer->held;
+    writer->count = 0;
+    return writer->at;
 }
 
+/* Behind its end a reader gives zeros; whether it was there shows at bits_are_done(). */
 struct bit_reader {
-    const uint8_t *at, *end;
-    uint64_t held, left; /* bits from `at` - 0 on: in `held`, and in all */
-    unsigned count;
-    bool overrun; /* more was asked for than there is: zeros were given */
+    const uint8_t *data;
+    size_t len;
+    uint64_t at; /* in bits */
 };
 
-static inline void bits_read_init(struct bit_reader *reader, struct bytes input)
+/* The last eight bytes, and the zeros behind them. */
+static inline uint64_t bits_tail(const struct bit_reader *reader, uint64_t from)
 {
-    *reader = (struct bit_reader
-    ){.at = input.data, .end = input.data + input.len, .left = (uint64_t)input.len * 8};
-}
+    uint64_t held = 0;
 
-static inline void bits_refill(struct bit_reader *reader)
-{
-    if (reader->end - reader->at >= 8) {
-        uint64_t next = 0;
-        for (unsigned i = 0; i < 8; i++)
-            next |= (uint64_t)reader->at[i] << (8 * i);
-        reader->held |= next << reader->count;
-        reader->at += (63 - reader->count) / 8;
-        reader->count |= 56;
-        return;
-    }
-    for (; reader->count <= 56 && reader->at < reader->end; reader->count += 8)
-        reader->held |= (uint64_t)*reader->at++ << reader->count;
+    if (from < reader->len)
+        memcpy(&held, reader->data + from, reader->len - from < 8 ? reader->len - from : 8);
+    return held;
 }
 
 /* The next `n` <= 32 bits. */
 static inline uint32_t bits_read(struct bit_reader *reader, unsigned n)
 {
-    if (n > reader->left) {
-        reader->overrun = true;
-        return 0;
-    }
-    if (n > reader->count)
-        bits_refill(reader);
-    uint32_t bits = (uint32_t)(reader->held & ((UINT64_C(1) << n) - 1));
-    reader->held >>= n;
-    reader->count -= n;
-    reader->left -= n;
-    return bits;
+    uint64_t from = reader->at / 8, held;
+
+    if (from + sizeof(held) <= reader->len)
+        memcpy(&held, reader->data + from, sizeof(held));
+    else
+        held = bits_tail(reader, from);
+    held >>= reader->at % 8;
+    reader->at += n;
+    return (uint32_t)(held & ((UINT64_C(1) << n) - 1));
 }
 
-/* Was all of it read, but for the zeros that fill the last byte? */
+/* Was all of it read and no more, but for the zeros that fill the last byte? */
 static inline bool bits_are_done(struct bit_reader *reader)
 {
-    unsigned left = (unsigned)reader->left;
+    uint64_t end = 8 * (uint64_t)reader->len;
 
-    return !reader->overrun && reader->left < 8 && bits_read(reader, left) == 0;
+    return reader->at <= end && end - reader->at < 8 &&
+           bits_read(reader, (unsigned)(end - reader->at)) == 0;
 }
 
 #endif

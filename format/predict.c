@@ -1,21 +1,45 @@
 #include "format/predict.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
 #define BLOCK 512
 
-/* The sums of a block: never not-a-number, so that one odd value spoils nothing. */
-static void
-fit_add(double *product, double *square, const float *x, const float *x1, const float *x0, size_t n)
+#define LANES 4
+
+/* Sums, some side by side so that they are made at once. */
+struct sums {
+    double product[LANES], square[LANES];
+};
+
+/* One odd value (infinite, not a number) spoils nothing. */
+static inline void sums_add(struct sums *sums, size_t lane, float x, float x1, float x0)
 {
-    for (size_t k = 0; k < n; k++) {
-        double before = (double)x1[k] - (double)x0[k], now = (double)x[k] - (double)x1[k];
-        if (isfinite(before) && isfinite(now)) {
-            *product += before * now;
-            *square += before * before;
-        }
-    }
+    double before = (double)x1 - (double)x0, now = (double)x - (double)x1;
+    double product = before * now, square = before * before;
+    bool is_odd = !(fabs(product) <= DBL_MAX);
+
+    sums->product[lane] += is_odd ? 0 : product;
+    sums->square[lane] += is_odd ? 0 : square;
+}
+
+static struct sums
+sums_of(struct sums sums, const float *x, const float *x1, const float *x0, size_t n)
+{
+    size_t k = 0;
+
+    for (; k + LANES <= n; k += LANES)
+        for (size_t lane = 0; lane < LANES; lane++)
+            sums_add(&sums, lane, x[k + lane], x1[k + lane], x0[k + lane]);
+    for (; k < n; k++)
+        sums_add(&sums, 0, x[k], x1[k], x0[k]);
+    return sums;
+}
+
+static double total(const double lanes[LANES])
+{
+    return lanes[0] + lanes[1] + lanes[2] + lanes[3];
 }
 
 int predict_fit(
@@ -23,7 +47,7 @@ int predict_fit(
 )
 {
     float wide[3][BLOCK];
-    double product = 0, square = 0;
+    struct sums sums = {0};
     size_t width = dtype_bits(dtype) / 8;
 
     for (size_t at = 0; at < count; at += BLOCK) {
@@ -31,22 +55,24 @@ int predict_fit(
         dtype_widen(wide[0], x + at * width, n, dtype);
         dtype_widen(wide[1], x1 + at * width, n, dtype);
         dtype_widen(wide[2], x0 + at * width, n, dtype);
-        fit_add(&product, &square, wide[0], wide[1], wide[2], n);
+        sums = sums_of(sums, wide[0], wide[1], wide[2], n);
     }
-    double best = 16 * product / square;
+    double square = total(sums.square), best = 16 * total(sums.product) / square;
     if (!(square > 0) || !isfinite(best))
         return 0;
     return best < PREDICT_MIN ? PREDICT_MIN : best > PREDICT_MAX ? PREDICT_MAX : (int)lrint(best);
 }
 
-/* In place: x1 becomes the prediction. */
-static void extrapolate(float *restrict x1, const float *restrict x0, double a, size_t n)
+/* out = x1 + a (x1 - x0), where that is finite, else x1. */
+static void extrapolate(
+    float *restrict out, const float *restrict x1, const float *restrict x0, double a, size_t n
+)
 {
     for (size_t k = 0; k < n; k++) {
         double step = (double)x1[k] - (double)x0[k];
         double scaled = a * step;
         float p = (float)((double)x1[k] + scaled);
-        x1[k] = fabsf(p) <= 0x1.fffffep127f ? p : x1[k];
+        out[k] = fabsf(p) <= FLT_MAX ? p : x1[k];
     }
 }
 
@@ -86,7 +112,7 @@ void predict(
     unsigned shift
 )
 {
-    float now[BLOCK], before[BLOCK];
+    float now[BLOCK], before[BLOCK], p[BLOCK];
     size_t width = dtype_bits(dtype) / 8;
 
     for (size_t at = 0; at < count; at += BLOCK) {
@@ -94,8 +120,8 @@ void predict(
         dtype_widen(now, x1 + at * width, n, dtype);
         if (i != 0) {
             dtype_widen(before, x0 + at * width, n, dtype);
-            extrapolate(now, before, i / 16.0, n);
+            extrapolate(p, now, before, i / 16.0, n);
         }
-        narrow(out + at, now, n, dtype, shift);
+        narrow(out + at, i != 0 ? p : now, n, dtype, shift);
     }
 }
