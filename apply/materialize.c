@@ -12,7 +12,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "apply/crew.h"
+#include "format/crew.h"
 #include "apply/output.h"
 #include "format/limits.h"
 

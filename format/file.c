@@ -22,11 +22,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "format/crew.h"
 #include "format/limits.h"
 
-#define PORTION    ((size_t)16 << 20) /* bytes of one call: what an interrupt waits for */
-#define CLONE_UNIT 4096u              /* reflinks begin and end at blocks */
-#define TREE_DEPTH 256                /* each level holds two descriptors */
+#define PORTION       ((size_t)16 << 20) /* bytes of one call: what an interrupt waits for */
+#define CLONE_UNIT    4096u              /* reflinks begin and end at blocks */
+#define TREE_DEPTH    256                /* each level holds two descriptors */
+#define SYNCS_AT_ONCE 8u
 
 int file_error(const char *path)
 {
@@ -591,30 +593,60 @@ int tree_remove(const char *path)
     return tree_remove_at(AT_FDCWD, path, path, 0);
 }
 
-static int tree_sync_at(int at, const char *name, const char *path, unsigned depth)
+/* Append `path` and all below it, each with a NUL. Only files and directories are expected. */
+static int tree_list(struct buf *out, int at, const char *name, const char *path, unsigned depth)
 {
     __attribute__((cleanup(dir_release))) DIR *dir = NULL;
-    AUTO_FD(fd);
     const char *entry = NULL;
     struct stat status;
     int err;
 
-    fd = openat(at, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0 || fstat(fd, &status) != 0)
+    if (fstatat(at, name, &status, AT_SYMLINK_NOFOLLOW) != 0)
         return file_error(path);
-    if (S_ISDIR(status.st_mode)) {
-        if (depth > TREE_DEPTH)
-            return error_set(E_LIMIT, "%s: folders deeper than %d", path, TREE_DEPTH);
-        err = dir_open(&dir, at, name, path);
-        while (err == 0 && (err = dir_next(&entry, dir, path)) == 0 && entry)
-            err = tree_sync_at(dirfd(dir), entry, path, depth + 1);
-        if (err < 0)
-            return err;
+    if ((err = buf_append(out, path, strlen(path) + 1)) < 0 || !S_ISDIR(status.st_mode))
+        return err;
+    if (depth > TREE_DEPTH)
+        return error_set(E_LIMIT, "%s: folders deeper than %d", path, TREE_DEPTH);
+    err = dir_open(&dir, at, name, path);
+    while (err == 0 && (err = dir_next(&entry, dir, path)) == 0 && entry) {
+        AUTO_FREE(char, child);
+        if ((err = path_join(&child, path, entry)) == 0)
+            err = tree_list(out, dirfd(dir), entry, child, depth + 1);
     }
-    return (err = interrupt_check()) < 0 ? err : fd_sync(fd, path);
+    return err;
+}
+
+static int sync_one(void *context, unsigned member, size_t number)
+{
+    const char *const *paths = context;
+    int err = interrupt_check();
+
+    (void)member;
+    if (err == 0 && (err = path_sync(paths[number])) == E_NOTFOUND)
+        err = 0;
+    return err;
+}
+
+int paths_sync(struct bytes paths)
+{
+    AUTO_FREE(const char *, list);
+    size_t count = 0, room = 0;
+
+    for (size_t i = 0; i < paths.len; i++)
+        room += paths.data[i] == '\0';
+    if (room == 0)
+        return 0;
+    if (!(list = array_new(room, sizeof(*list))))
+        return error_wrap(E_NOMEM, "syncing %zu files", room);
+    for (size_t i = 0; i < paths.len; i += strlen(list[count++]) + 1)
+        list[count] = (const char *)paths.data + i;
+    return crew_run(sync_one, list, count, count < SYNCS_AT_ONCE ? (unsigned)count : SYNCS_AT_ONCE);
 }
 
 int tree_sync(const char *path)
 {
-    return tree_sync_at(AT_FDCWD, path, path, 0);
+    AUTO_BUF(paths);
+    int err = tree_list(&paths, AT_FDCWD, path, path, 0);
+
+    return err < 0 ? err : paths_sync(buf_bytes(&paths));
 }

@@ -60,8 +60,7 @@ MUST_CHECK int file_copy_range(
 MUST_CHECK int path_sync(const char *path);
 MUST_CHECK int fd_sync(int fd, const char *path);
 
-/* Begin to write a file to the disk, without waiting: where many are synced one after the other,
-   each then waits for little. */
+/* Begin to write a file to the disk, without waiting: a sync that comes later waits for little. */
 void fd_sync_begin(int fd);
 
 /* Is there something, be it a symlink? Is there a directory? */
@@ -91,6 +90,10 @@ MUST_CHECK int path_temporary(char **out, const char *dir, const char *name);
 /* Is `path`, symlinks followed, the directory `dir` or inside it? Where nothing is at `path`: is
    what would be created there inside? False where its parent is missing too. */
 MUST_CHECK int path_is_inside(bool *out, const char *path, const char *dir);
+
+/* fsync many files and directories, several at once: the file system joins them, so that it takes
+   little longer than one. `paths`: each ended by a NUL. What is not there is left out. */
+MUST_CHECK int paths_sync(struct bytes paths);
 
 /* fsync all files and directories of a tree that holds nothing else. */
 MUST_CHECK int tree_sync(const char *path);

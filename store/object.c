@@ -2,10 +2,9 @@
  * Objects: written loose, compared where they are there already, synced together.
  *
  * libgit2 writes an object into a temporary file and renames it. The syncs that make it durable
- * come later, for all objects of an operation at once: first the disk is told to begin with every
- * file, then each is waited for, then each folder once. The same holds for an object that is there
- * already, since whoever wrote it may not have come so far; but not where the tip of the branch
- * that is written to reaches it: the tip moved there after all of that was done.
+ * come later, for all files and folders of an operation at once. The same holds for an object that
+ * is there already, since whoever wrote it may not have come so far; but not where the tip of the
+ * branch that is written to reaches it: the tip moved there after all of that was done.
  *
  * What is there already is read and compared all the same: a new version does not build on what is
  * damaged, it replaces it. And it is touched, so that a git gc at the same time, which deletes what
@@ -21,8 +20,6 @@
 #include "format/file.h"
 #include "format/limits.h"
 #include "store/internal.h"
-
-#define OPEN_AT_ONCE 64
 
 /* Lists of ids */
 
@@ -206,83 +203,39 @@ int object_write(
 
 /* Syncing */
 
-struct batch {
-    int fds[OPEN_AT_ONCE];
-    char *paths[OPEN_AT_ONCE];
-    size_t count;
-};
-
-static void batch_release(struct batch *batch)
-{
-    for (size_t i = 0; i < batch->count; i++) {
-        fd_release(&batch->fds[i]);
-        free(batch->paths[i]);
-    }
-    batch->count = 0;
-}
-
-/* Open an object's file and begin to write it. What is only in a pack was synced with it. */
-static int batch_add(struct batch *batch, struct store *store, const git_oid *id)
+/* Add an object's file and, where it is another than the last one's, its folder. */
+static int paths_add(struct buf *paths, struct store *store, const git_oid *id, bool new_folder)
 {
     AUTO_FREE(char, path);
-    uint64_t bytes;
-    int fd = -1;
+    AUTO_FREE(char, dir);
+    int err;
 
-    int err = object_path(&path, NULL, store, id);
-    if (err < 0)
+    if ((err = object_path(&path, &dir, store, id)) < 0 ||
+        (err = buf_append(paths, path, strlen(path) + 1)) < 0)
         return err;
-    if ((err = file_open(&fd, &bytes, path)) < 0)
-        return err == E_NOTFOUND ? 0 : err;
-    fd_sync_begin(fd);
-    batch->fds[batch->count] = fd;
-    batch->paths[batch->count++] = path;
-    path = NULL;
-    return 0;
-}
-
-static int files_sync(const struct object_ids *list, struct store *store)
-{
-    int err = 0;
-
-    for (size_t i = 0; err == 0 && i < list->count;) {
-        __attribute__((cleanup(batch_release))) struct batch batch = {.count = 0};
-        for (; err == 0 && i < list->count && batch.count < OPEN_AT_ONCE; i++)
-            err = batch_add(&batch, store, &list->ids[i]);
-        for (size_t k = 0; err == 0 && k < batch.count; k++)
-            err = fd_sync(batch.fds[k], batch.paths[k]);
-        if (err == 0)
-            err = interrupt_check();
-    }
-    return err;
-}
-
-static int folders_sync(const struct object_ids *list, struct store *store)
-{
-    AUTO_FREE(char, objects);
-    int err = 0;
-
-    if (!list->count)
-        return 0;
-    for (size_t i = 0; err == 0 && i < list->count; i++) {
-        AUTO_FREE(char, path);
-        AUTO_FREE(char, dir);
-        if (i && list->ids[i].id[0] == list->ids[i - 1].id[0])
-            continue;
-        if ((err = object_path(&path, &dir, store, &list->ids[i])) == 0 &&
-            (err = path_sync(dir)) == E_NOTFOUND)
-            err = 0;
-    }
-    /* init has made these folders, but git's gc removes those that it empties. */
-    if (err == 0 && (err = path_join(&objects, store->path, "objects")) == 0)
-        err = path_sync(objects);
-    return err;
+    return new_folder ? buf_append(paths, dir, strlen(dir) + 1) : 0;
 }
 
 int objects_sync(struct objects *objects, struct store *store)
 {
+    AUTO_FREE(char, folder);
+    AUTO_BUF(paths);
+    const struct object_ids *list = &objects->written;
+    int err = 0;
+
     ids_sort(&objects->written);
-    int err = files_sync(&objects->written, store);
-    return err < 0 ? err : folders_sync(&objects->written, store);
+    for (size_t i = 0; err == 0 && i < list->count; i++) {
+        bool new_folder = i == 0 || list->ids[i].id[0] != list->ids[i - 1].id[0];
+        err = paths_add(&paths, store, &list->ids[i], new_folder);
+    }
+    if (err < 0 || !list->count)
+        return err;
+    /* init has made these folders, but git's gc removes those that it empties. */
+    if ((err = path_join(&folder, store->path, "objects")) < 0 ||
+        (err = buf_append(&paths, folder, strlen(folder) + 1)) < 0)
+        return err;
+    /* What is only in a pack was synced with it, and is not there as a file. */
+    return paths_sync(buf_bytes(&paths));
 }
 
 /* Reading */

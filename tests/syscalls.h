@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -184,17 +185,20 @@ EXPORTED ssize_t large_pwrite(int fd, const void *data, size_t len, off_t at)
     return syscall(SYS_pwrite64, fd, data, len, at);
 }
 
+/* The only one of these that several threads call at once. */
 EXPORTED int fsync(int fd)
 {
+    static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
     char path[PATH_MAX];
 
-    if (fault_due())
-        return -1;
-    if (syscalls.model) {
+    pthread_mutex_lock(&mutex);
+    bool fails = fault_due();
+    if (!fails && syscalls.model) {
         fd_path(path, fd);
         dirty_remove(path);
     }
-    return (int)syscall(SYS_fsync, fd);
+    pthread_mutex_unlock(&mutex);
+    return fails ? -1 : (int)syscall(SYS_fsync, fd);
 }
 
 EXPORTED int rename(const char *from, const char *to)

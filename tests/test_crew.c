@@ -1,5 +1,5 @@
 /*
- * Tests of apply/crew.c: every piece is done once, by any number of threads and where none can be
+ * Tests of format/crew.c: every piece is done once, by any number of threads and where none can be
  * had, and the first failure comes back as if it had happened in the calling thread.
  */
 #include <setjmp.h>
@@ -16,7 +16,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 
-#include "apply/crew.h"
+#include "format/crew.h"
 #include "tests/fault.h"
 
 #define PIECES  1000u

@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,7 +25,7 @@
 #include "format/file.h"
 
 /* Calls until the one that fails; negative: none does. */
-static int fault_after = -1;
+static atomic_int fault_after = -1;
 static int fault_errno = ENOSPC;
 static bool no_kernel_copy, no_exchange;
 
@@ -50,7 +51,15 @@ WRAP(int, mkdir, (const char *path, mode_t mode), (path, mode))
 WRAP(int, mkdirat, (int at, const char *path, mode_t mode), (at, path, mode))
 WRAP(int, rmdir, (const char *path), (path))
 WRAP(int, chmod, (const char *path, mode_t mode), (path, mode))
-WRAP(int, fsync, (int fd), (fd))
+static atomic_int syncs;
+int __real_fsync(int fd);
+int __wrap_fsync(int fd);
+int __wrap_fsync(int fd)
+{
+    syncs++;
+    return fault() ? -1 : __real_fsync(fd);
+}
+
 WRAP(int, rename, (const char *from, const char *to), (from, to))
 WRAP(ssize_t, write, (int fd, const void *data, size_t len), (fd, data, len))
 WRAP(ssize_t, pread64, (int fd, void *data, size_t len, off_t at), (fd, data, len, at))
@@ -628,6 +637,37 @@ static void test_whatever_call_fails_the_target_is_whole(void **state)
 
 #define SCRATCH_TEST(name) cmocka_unit_test_setup_teardown(name, scratch_make, scratch_remove)
 
+static void test_many_paths_are_synced_and_missing_ones_left_out(void **state)
+{
+    AUTO_BUF(paths);
+
+    (void)state;
+    assert_int_equal(dir_make("many"), 0);
+    assert_int_equal(paths_sync((struct bytes){0}), 0);
+    for (int i = 0; i < 40; i++) {
+        char path[32];
+        int len = snprintf(path, sizeof(path), "many/%d", i);
+        if (i % 3)
+            assert_int_equal(file_write(path, text_bytes("x")), 0);
+        assert_int_equal(buf_append(&paths, path, (size_t)len + 1), 0);
+    }
+    syncs = 0;
+    assert_int_equal(paths_sync(buf_bytes(&paths)), 0);
+    assert_int_equal(syncs, 26);
+    for (int n = 0; n < 26; n++) {
+        fault_after = n;
+        fault_errno = EIO;
+        assert_int_equal(paths_sync(buf_bytes(&paths)), E_IO);
+        assert_true(fault_after < 0);
+        assert_non_null(strstr(error_message(), "many/"));
+    }
+    fault_errno = ENOSPC;
+    interrupt_flag = 1;
+    assert_int_equal(paths_sync(buf_bytes(&paths)), E_INTERRUPTED);
+    interrupt_flag = 0;
+    assert_int_equal(tree_remove("many"), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -649,6 +689,7 @@ int main(void)
         SCRATCH_TEST(test_release_and_interrupt_leave_nothing),
         SCRATCH_TEST(test_a_target_taken_meanwhile_is_kept),
         SCRATCH_TEST(test_whatever_call_fails_the_target_is_whole),
+        SCRATCH_TEST(test_many_paths_are_synced_and_missing_ones_left_out),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,7 @@
 /* Threads that work off a list. See crew.h. */
-#include "apply/crew.h"
+#include "format/crew.h"
 
+#include <assert.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -73,6 +74,7 @@ int crew_run(crew_work *work, void *context, size_t count, unsigned members)
     };
     AUTO_FREE(struct member, crowd);
 
+    assert(members > 0);
     if (!(crowd = array_new(members, sizeof(*crowd))))
         return error_wrap(E_NOMEM, "%u threads", members);
     for (unsigned i = 0; i < members; i++)
