@@ -216,6 +216,7 @@ static bool date_parse_raw(int64_t *time, int *offset, const char *text)
     if (!*at) {
         time_t seconds = (time_t)*time;
         struct tm local = {0};
+        tzset();
         *offset = localtime_r(&seconds, &local) ? (int)(local.tm_gmtoff / 60) : 0;
         return true;
     }
