@@ -3,7 +3,7 @@
 # The one list of packages: docs/quickstart.sh, tests/run.sh and .ci/run all come here.
 #
 #   sh docs/install.sh           what the build and the tests need
-#   sh docs/install.sh style     what .ci/run needs besides, to check the code's form
+#   sh docs/install.sh style     what .ci/run needs besides: the code's form, the manual page, the shells
 set -eu
 
 # GROUP, Debian's package, and what shows that it is there.
@@ -24,6 +24,9 @@ build python3         command python3
 build git             command git
 style clang-format    command clang-format
 style universal-ctags command ctags
+style groff-base command groff
+style zsh command zsh
+style fish command fish
 LIST
 }
 
