@@ -48,7 +48,6 @@ static int delta_init(
         };
         delta->bytes += bytes;
     }
-    delta->planes.level = plane_level(delta->bytes);
     return 0;
 }
 

@@ -87,7 +87,7 @@ typedef int
 plane_step(struct planes *planes, const struct stream *stream, unsigned position, void *context);
 
 /* Every plane of every stream, in the body's order. */
-static int planes_each(struct planes *planes, uint64_t bytes, plane_step *step, void *context)
+static int planes_each(struct planes *planes, plane_step *step, void *context)
 {
     AUTO_FREE(uint8_t, scratch);
     struct stream stream;
@@ -96,7 +96,6 @@ static int planes_each(struct planes *planes, uint64_t bytes, plane_step *step, 
     if (!(scratch = array_new(most_values(planes->vectors, planes->count), 1)))
         return error_wrap(E_NOMEM, "frame");
     planes->scratch = scratch;
-    planes->coder.level = plane_level(bytes);
     for (unsigned i = 0; err == 0 && stream_at(&stream, planes->vectors, planes->count, i); i++)
         for (unsigned k = 0; err == 0 && stream.values && k < stream.width; k++)
             if ((err = interrupt_check()) == 0)
@@ -118,7 +117,7 @@ int frame_planes_encode(
 {
     struct planes planes = {.vectors = vectors, .count = count, .source = payload.data};
 
-    return planes_each(&planes, payload.len, encode_step, out);
+    return planes_each(&planes, encode_step, out);
 }
 
 static int
@@ -136,7 +135,7 @@ int frame_planes_decode(
 )
 {
     struct planes planes = {.vectors = vectors, .count = count, .target = payload->data};
-    int err = planes_each(&planes, payload->len, decode_step, &body);
+    int err = planes_each(&planes, decode_step, &body);
 
     if (err < 0)
         return err;

@@ -14,17 +14,14 @@
 
 #include "format/buf.h"
 
-/* zstd's contexts, made at the first use, and the level at which to compress. */
+/* zstd's contexts, made at the first use. */
 struct plane_coder {
     void *encoder, *decoder;
-    int level;
 };
 
 #define AUTO_PLANE_CODER(name)                                                                     \
     __attribute__((cleanup(plane_coder_release))) struct plane_coder name = {0}
 
-/* The level for a payload of that size: slow ones cost less than a blink while it is small. */
-int plane_level(uint64_t payload_bytes);
 void plane_coder_release(struct plane_coder *coder);
 
 /* Append. E_NOMEM. */
