@@ -24,9 +24,9 @@ build python3         command python3
 build git             command git
 style clang-format    command clang-format
 style universal-ctags command ctags
-style groff-base command groff
-style zsh command zsh
-style fish command fish
+style groff-base      command groff
+style zsh             command zsh
+style fish            command fish
 LIST
 }
 
