@@ -11,8 +11,8 @@
 
 #include <cmocka.h>
 
-#include "tests/versions.h"
 #include "tests/syscalls.h"
+#include "tests/versions.h"
 
 #define ADAPTER "llama/step-000"
 
