@@ -4,15 +4,16 @@ set -eu
 
 usage() {
     cat <<'USAGE'
-Usage: sh tests/bench/run.sh [--quick] [basis] [commit] [apply]
+Usage: sh tests/bench/run.sh [--quick] [basis] [commit] [apply] [check]
 
   --quick   3 runs of each instead of 11: to see that it works, not to quote
 
   basis     the random matrices against torch's uniform_
   commit    commit and export against git, and against git-lfs
   apply     vera apply against PEFT: load, merge_and_unload, save
+  check     no benchmark: is what vera apply makes of a real model what PEFT and Transformers expect?
 
-All three where none is named. torch, PEFT and Transformers (6 GB) go into tests/bench/.venv, the base
+The first three where none is named. torch, PEFT and Transformers (6 GB) go into tests/bench/.venv, the base
 model and the scratch files into tests/bench/.data; what cannot be had is said, and the rest runs.
 USAGE
 }
@@ -24,7 +25,7 @@ while [ $# -gt 0 ]; do
     case $1 in
     --quick) runs=3 ;;
     -h | --help) usage && exit 0 ;;
-    basis | commit | apply) benches="${benches:-} $1" ;;
+    basis | commit | apply | check) benches="${benches:-} $1" ;;
     *) usage >&2 && exit 2 ;;
     esac
     shift
@@ -49,11 +50,11 @@ unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_OBJECT_DIRECTORY VERA_REPO VERA_C
 unset OPENBLAS_CORETYPE OPENBLAS_L2_SIZE
 export LC_ALL=C.UTF-8 HF_HUB_OFFLINE=1 PYTHONDONTWRITEBYTECODE=1
 
-if wanted basis || wanted apply; then
+if wanted basis || wanted apply || wanted check; then
     sh "$here/setup.sh" torch || note "torch and PEFT cannot be had here: measuring without them"
 fi
-if wanted apply; then
-    sh "$here/fetch_minilm.sh" || note "the MiniLM model cannot be had here: no apply"
+if wanted apply || wanted check; then
+    sh "$here/fetch_minilm.sh" || note "the MiniLM model cannot be had here: no apply, no check"
 fi
 if wanted commit && ! git lfs version >/dev/null 2>&1; then
     note "git-lfs is not installed (apt-get install git-lfs): measuring without it"
@@ -62,7 +63,10 @@ fi
 python=python3
 [ ! -x "$here/.venv/bin/python" ] || python=$here/.venv/bin/python
 export BENCH_BUILD="$build" BENCH_RUNS="$runs"
-"$python" "$here/common.py"
+[ "$benches" = " check" ] || "$python" "$here/common.py"
 for bench in $benches; do
-    "$python" "$here/bench_$bench.py"
+    case $bench in
+    check) "$python" "$here/check_minilm.py" ;;
+    *) "$python" "$here/bench_$bench.py" ;;
+    esac
 done
