@@ -9,14 +9,19 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-static int fault_after = -1; /* this many succeed, then one fails; -1: none fails */
-static size_t fault_largest; /* allocation since it was set to 0 */
+static int fault_after = -1;        /* this many succeed, then one fails; -1: none fails */
+static size_t fault_largest;        /* allocation since it was set to 0 */
+static void (*fault_instead)(void); /* is called where one would fail, and none does */
 
 static bool fault_is_due(size_t bytes)
 {
     if (bytes > fault_largest)
         fault_largest = bytes;
-    return fault_after >= 0 && fault_after-- == 0;
+    if (fault_after < 0 || fault_after-- > 0)
+        return false;
+    if (fault_instead)
+        fault_instead();
+    return !fault_instead;
 }
 
 void *__real_realloc(void *p, size_t n);
