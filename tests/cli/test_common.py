@@ -174,16 +174,24 @@ class Streams(VeraTest):
         self.assertIn("vera: standard output: Bad file descriptor", result.err)
 
     def test_closed_streams_are_not_given_to_files(self):
-        self.vera("init", "a", code=1, preexec_fn=lambda: [os.close(fd) for fd in (0, 1, 2)])
-        self.assertTrue(os.path.isfile(self.path("a", ".vera", "HEAD")))
-        self.vera("init", "b", preexec_fn=lambda: [os.close(fd) for fd in (0, 2)])
+        """Else lines for people would be written into whatever was opened first."""
+        closed = (0, 1, 2)
+        with self.spawn(["init"], env=self.preload(STOP=3),
+                        preexec_fn=lambda: [os.close(fd) for fd in closed]) as process:
+            _, status = os.waitpid(process.pid, os.WUNTRACED)
+            self.assertTrue(os.WIFSTOPPED(status))
+            held = [os.readlink(f"/proc/{process.pid}/fd/{fd}") for fd in closed]
+            process.kill()
+            os.kill(process.pid, signal.SIGCONT)
+        self.assertEqual(held, ["/dev/null"] * 3)
 
     def test_a_reader_who_leaves_ends_it_quietly(self):
-        read, write = os.pipe()
-        os.close(read)
-        with os.fdopen(write, "wb") as pipe:
-            result = self.vera("help", code=-signal.SIGPIPE, stdout=pipe)
-        self.assertEqual(result.err, "")
+        for args in (["help"], ["init", "--json"]):
+            read, write = os.pipe()
+            os.close(read)
+            with os.fdopen(write, "wb") as pipe:
+                result = self.vera(*args, code=-signal.SIGPIPE, stdout=pipe)
+            self.assertNotIn("vera: ", result.err)
 
     def test_a_reader_who_leaves_is_an_error_where_sigpipe_was_ignored(self):
         read, write = os.pipe()
