@@ -178,11 +178,12 @@ class Streams(VeraTest):
         closed = (0, 1, 2)
         with self.spawn(["init"], env=self.preload(STOP=3),
                         preexec_fn=lambda: [os.close(fd) for fd in closed]) as process:
-            _, status = os.waitpid(process.pid, os.WUNTRACED)
-            self.assertTrue(os.WIFSTOPPED(status))
-            held = [os.readlink(f"/proc/{process.pid}/fd/{fd}") for fd in closed]
-            process.kill()
-            os.kill(process.pid, signal.SIGCONT)
+            try:
+                _, status = os.waitpid(process.pid, os.WUNTRACED)
+                self.assertTrue(os.WIFSTOPPED(status))
+                held = [os.readlink(f"/proc/{process.pid}/fd/{fd}") for fd in closed]
+            finally:
+                process.kill()
         self.assertEqual(held, ["/dev/null"] * 3)
 
     def test_a_reader_who_leaves_ends_it_quietly(self):
