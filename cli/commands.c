@@ -2,8 +2,23 @@
 #include "cli/cli.h"
 
 const struct command *const commands[] = {
-    &command_init,   &command_commit,     &command_show,   &command_log,
-    &command_export, &command_apply,      &command_verify, &command_branch,
-    &command_switch, &command_tag,        &command_reset,  &command_basis,
-    &command_stats,  &command_completion, &command_help,   NULL,
+    // clang-format off
+    &command_init,
+    &command_commit,
+    &command_show,
+    &command_log,
+    &command_export,
+    &command_apply,
+    &command_verify,
+    &command_branch,
+    &command_switch,
+    &command_tag,
+    &command_reset,
+    &command_basis,
+    &command_stats,
+    &command_gc,
+    &command_completion,
+    &command_help,
+    NULL,
+    // clang-format on
 };

@@ -419,6 +419,50 @@ int file_write(const char *path, struct bytes data)
     return err;
 }
 
+int file_write_locked(const char *path, struct bytes data)
+{
+    AUTO_FREE(char, parent);
+    AUTO_BUF(lock);
+    AUTO_FD(fd);
+    int err;
+
+    if ((err = path_parent(&parent, path)) < 0 || (err = buf_printf(&lock, "%s.lock", path)) < 0)
+        return err;
+    const char *temporary = (const char *)lock.data;
+    fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
+    if (fd < 0)
+        return file_error(temporary);
+    if ((err = write_and_rename(fd, temporary, path, data)) == 0)
+        return path_sync(parent);
+    unlink(temporary);
+    return err;
+}
+
+int file_claim(const char *path)
+{
+    AUTO_FD(fd);
+
+    fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
+    return fd < 0 ? file_error(path) : 0;
+}
+
+int path_time(int64_t *out, const char *path)
+{
+    struct stat status;
+
+    if (lstat(path, &status) != 0)
+        return file_error(path);
+    *out = status.st_mtime;
+    return 0;
+}
+
+int path_set_time(const char *path, int64_t time)
+{
+    const struct timespec times[2] = {{.tv_sec = time}, {.tv_sec = time}};
+
+    return utimensat(AT_FDCWD, path, times, AT_SYMLINK_NOFOLLOW) != 0 ? file_error(path) : 0;
+}
+
 /* One directory, whose parent is there. */
 static int dir_make_one(const char *path)
 {

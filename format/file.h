@@ -75,6 +75,17 @@ MUST_CHECK int path_remove(const char *path);
 /* Replace or create `path` whole: temporary sibling, fsync, rename, fsync of the directory. */
 MUST_CHECK int file_write(const char *path, struct bytes data);
 
+/* file_write() as git does it: the temporary sibling is "<path>.lock". E_EXISTS where another has
+   that. */
+MUST_CHECK int file_write_locked(const char *path, struct bytes data);
+
+/* Create an empty file: E_EXISTS where there is something. */
+MUST_CHECK int file_claim(const char *path);
+
+/* When a file's contents changed last, in seconds since the epoch; and set that. */
+MUST_CHECK int path_time(int64_t *out, const char *path);
+MUST_CHECK int path_set_time(const char *path, int64_t time);
+
 /* mkdir -p; every directory that was made and its parent is synced. */
 MUST_CHECK int dir_make(const char *path);
 

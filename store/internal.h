@@ -113,6 +113,10 @@ struct store_lock {
    the error's text only; libraries do not print); E_CONFLICT where it is not free in time; E_IO
    where the repository cannot be written. */
 MUST_CHECK int lock_write(struct store_lock *out, struct store *store);
+/* Exclusive, for who drops objects: nobody writes meanwhile. */
+MUST_CHECK int lock_drop(struct store_lock *out, struct store *store);
+/* lock_drop(), but *got false at once where somebody else works. */
+MUST_CHECK int lock_drop_try(bool *got, struct store_lock *out, struct store *store);
 /* Exclusive, while refs move. */
 MUST_CHECK int lock_refs(struct store_lock *out, struct store *store);
 void lock_release(struct store_lock *lock);
@@ -129,6 +133,11 @@ struct ref_change {
 };
 MUST_CHECK int
 refs_move(struct store *store, const struct ref_change *changes, size_t count, const char *message);
+/* Take the refs lock, remove the lock files that a crash left, and note the names
+   ("refs/heads/main", "packed-refs"), one a line, whose lock files are about to be made. Before the
+   end these must be gone. */
+MUST_CHECK int refs_moving_begin(struct store_lock *out, struct store *store, struct bytes names);
+void refs_moving_end(struct store_lock *lock);
 /* Point HEAD at a branch ("refs/heads/x"), which need not exist. */
 MUST_CHECK int head_move(struct store *store, const char *ref, const char *message);
 

@@ -72,6 +72,22 @@ int lock_write(struct store_lock *out, struct store *store)
     return lock_take(out, store, BYTE_WORK, false, "is dropping objects");
 }
 
+int lock_drop(struct store_lock *out, struct store *store)
+{
+    return lock_take(out, store, BYTE_WORK, true, "is writing");
+}
+
+int lock_drop_try(bool *got, struct store_lock *out, struct store *store)
+{
+    unsigned wait_ms = store->wait_ms;
+
+    store->wait_ms = 0;
+    int err = lock_drop(out, store);
+    store->wait_ms = wait_ms;
+    *got = err == 0;
+    return err == E_CONFLICT ? 0 : err;
+}
+
 int lock_refs(struct store_lock *out, struct store *store)
 {
     return lock_take(out, store, BYTE_REFS, true, "is moving refs");

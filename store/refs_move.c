@@ -64,8 +64,7 @@ static int names_note(int fd, struct bytes names)
     return err < 0 ? err : fd_sync(fd, "vera.lock");
 }
 
-/* Begin to move refs: `names` are those that will be locked, one a line. */
-static int moving_begin(struct store_lock *out, struct store *store, struct bytes names)
+int refs_moving_begin(struct store_lock *out, struct store *store, struct bytes names)
 {
     AUTO_LOCK(lock);
     int err;
@@ -78,9 +77,8 @@ static int moving_begin(struct store_lock *out, struct store *store, struct byte
     return 0;
 }
 
-/* Whatever has happened, there are no lock files of ours any more. Where the names cannot be
-   removed, the next one does. */
-static void moving_end(struct store_lock *lock)
+/* Where the names cannot be removed, the next one does. */
+void refs_moving_end(struct store_lock *lock)
 {
     if (lock->fd >= 0)
         lock_file_clear(lock->fd);
@@ -356,7 +354,7 @@ int refs_move(
     struct store *store, const struct ref_change *changes, size_t count, const char *message
 )
 {
-    __attribute__((cleanup(moving_end))) struct store_lock lock = {.fd = -1};
+    __attribute__((cleanup(refs_moving_end))) struct store_lock lock = {.fd = -1};
     AUTO_FREE(git_transaction *, transactions);
     AUTO_BUF(names);
     int err;
@@ -364,7 +362,7 @@ int refs_move(
     if (!(transactions = array_new(count, sizeof(git_transaction *))))
         return error_wrap(E_NOMEM, "refs");
     if ((err = changes_names(&names, changes, count)) < 0 ||
-        (err = moving_begin(&lock, store, buf_bytes(&names))) < 0)
+        (err = refs_moving_begin(&lock, store, buf_bytes(&names))) < 0)
         return err;
     err = changes_apply(store, changes, transactions, count, message);
     for (size_t i = 0; i < count; i++)
@@ -388,13 +386,13 @@ head_set(struct store *store, git_transaction *transaction, const char *ref, con
 
 int head_move(struct store *store, const char *ref, const char *message)
 {
-    __attribute__((cleanup(moving_end))) struct store_lock lock = {.fd = -1};
+    __attribute__((cleanup(refs_moving_end))) struct store_lock lock = {.fd = -1};
     AUTO_GIT(git_transaction, transaction);
     int err;
 
     if (!name_is_valid(ref) || strncmp(ref, REF_HEADS, strlen(REF_HEADS)) != 0)
         return error_set(E_INVALID, "%s: not the name of a branch", ref);
-    if ((err = moving_begin(&lock, store, text_bytes(GIT_HEAD_FILE "\n"))) < 0 ||
+    if ((err = refs_moving_begin(&lock, store, text_bytes(GIT_HEAD_FILE "\n"))) < 0 ||
         (err = ref_lock(&transaction, store, GIT_HEAD_FILE)) < 0)
         return err;
     return head_set(store, transaction, ref, message);

@@ -209,6 +209,23 @@ struct store_stats {
 MUST_CHECK int store_stats(struct store_stats *out, struct store *store);
 void store_stats_release(struct store_stats *stats);
 
+/* Drop what nothing needs and pack the rest: one pack, one file of refs. Trash refs and lines of
+   reflogs go after 90 days, objects that nothing reaches after 30 days, or after `expire`. No
+   object's id changes. Others' writing waits meanwhile; killed anywhere, every version is whole.
+   E_CONFLICT where a writer does not end in time; E_UNSUPPORTED in a shallow clone; E_CORRUPT where
+   something that is needed is damaged: then nothing is dropped. */
+struct gc_request {
+    bool dry_run;
+    bool has_expire;
+    uint64_t expire; /* seconds */
+};
+struct gc_result {
+    uint64_t before_bytes, after_bytes; /* sizes of all files under .vera */
+    uint64_t dropped;                   /* objects */
+};
+MUST_CHECK int
+store_gc(struct gc_result *out, struct store *store, const struct gc_request *request);
+
 /* Read and re-hash everything that any ref (trash and reflog included) reaches. */
 struct fsck_bad {
     char *object;               /* 40 hex, or a ref's name */
