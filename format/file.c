@@ -375,7 +375,8 @@ int path_parent(char **out, const char *path)
     return *out ? 0 : error_set(E_NOMEM, "out of memory for a path");
 }
 
-int path_temporary(char **out, const char *dir, const char *name)
+/* "<dir>/<prefix>" and six random letters. */
+static int path_random(char **out, const char *dir, const char *prefix)
 {
     static const char letters[] = "abcdefghijklmnopqrstuvwxyz234567";
     AUTO_BUF(temporary);
@@ -385,9 +386,17 @@ int path_temporary(char **out, const char *dir, const char *name)
         return error_set(E_IO, "the system gives no random numbers: %s", strerror(errno));
     for (size_t i = 0; i < 6; i++)
         random[i] = (uint8_t)letters[random[i] % 32];
-    /* The name may be as long as a name can be: the temporary one keeps what fits. */
-    int err = buf_printf(&temporary, ".%.200s.vera-%s", name, (const char *)random);
+    int err = buf_printf(&temporary, "%s%s", prefix, (const char *)random);
     return err < 0 ? err : path_join(out, dir, (const char *)temporary.data);
+}
+
+int path_temporary(char **out, const char *dir, const char *name)
+{
+    char prefix[256];
+
+    /* The name may be as long as a name can be: the temporary one keeps what fits. */
+    snprintf(prefix, sizeof(prefix), ".%.200s.vera-", name);
+    return path_random(out, dir, prefix);
 }
 
 /* Write, sync and close the new file, and give it its name. */
@@ -461,6 +470,26 @@ int path_set_time(const char *path, int64_t time)
     const struct timespec times[2] = {{.tv_sec = time}, {.tv_sec = time}};
 
     return utimensat(AT_FDCWD, path, times, AT_SYMLINK_NOFOLLOW) != 0 ? file_error(path) : 0;
+}
+
+int file_put(const char *path, const char *prefix, struct bytes data)
+{
+    AUTO_FREE(char, parent);
+    AUTO_FREE(char, temporary);
+    AUTO_FD(fd);
+    int err;
+
+    if ((err = path_parent(&parent, path)) < 0 ||
+        (err = path_random(&temporary, parent, prefix)) < 0)
+        return err;
+    fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0444);
+    if (fd < 0)
+        return file_error(path);
+    if ((err = fd_write_all(fd, data.data, data.len, path)) == 0 && rename(temporary, path) != 0)
+        err = file_error(path);
+    if (err < 0)
+        unlink(temporary);
+    return err;
 }
 
 /* One directory, whose parent is there. */

@@ -86,6 +86,10 @@ MUST_CHECK int file_claim(const char *path);
 MUST_CHECK int path_time(int64_t *out, const char *path);
 MUST_CHECK int path_set_time(const char *path, int64_t time);
 
+/* Replace or create `path` whole, readable by all, writable by none, not synced: a sibling named
+   `prefix` and six random letters, rename. */
+MUST_CHECK int file_put(const char *path, const char *prefix, struct bytes data);
+
 /* mkdir -p; every directory that was made and its parent is synced. */
 MUST_CHECK int dir_make(const char *path);
 

@@ -637,6 +637,34 @@ static void test_whatever_call_fails_the_target_is_whole(void **state)
 
 #define SCRATCH_TEST(name) cmocka_unit_test_setup_teardown(name, scratch_make, scratch_remove)
 
+static void test_a_file_that_is_put_is_whole_and_replaces(void **state)
+{
+    struct stat status;
+    int err = 0, n = 0;
+
+    (void)state;
+    assert_int_equal(dir_make("put"), 0);
+    for (const char *text = "old"; text; text = strcmp(text, "old") == 0 ? "newer" : NULL) {
+        AUTO_BUF(data);
+        assert_int_equal(file_put("put/x", "tmp_obj_", text_bytes(text)), 0);
+        assert_int_equal(file_read(&data, "put/x", 100), 0);
+        assert_true(bytes_equal(buf_bytes(&data), text_bytes(text)));
+    }
+    assert_int_equal(stat("put/x", &status), 0);
+    assert_int_equal(status.st_mode & 0777, 0444);
+    do {
+        AUTO_BUF(names);
+        fault_after = n++;
+        err = file_put("put/x", "tmp_obj_", text_bytes("other"));
+        fault_after = -1;
+        assert_int_equal(dir_names(&names, "put"), 0);
+        assert_true(bytes_equal(buf_bytes(&names), (struct bytes){(const uint8_t *)"x", 2}));
+    } while (err < 0);
+    assert_true(n > 3);
+    assert_int_equal(file_put("missing/x", "tmp_obj_", text_bytes("")), E_NOTFOUND);
+    assert_int_equal(tree_remove("put"), 0);
+}
+
 static void test_many_paths_are_synced_and_missing_ones_left_out(void **state)
 {
     AUTO_BUF(paths);
@@ -689,6 +717,7 @@ int main(void)
         SCRATCH_TEST(test_release_and_interrupt_leave_nothing),
         SCRATCH_TEST(test_a_target_taken_meanwhile_is_kept),
         SCRATCH_TEST(test_whatever_call_fails_the_target_is_whole),
+        SCRATCH_TEST(test_a_file_that_is_put_is_whole_and_replaces),
         SCRATCH_TEST(test_many_paths_are_synced_and_missing_ones_left_out),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
