@@ -71,6 +71,11 @@ static int bad_say(struct cli *cli, const struct fsck_bad *bad)
     return describe_say(cli, "branches", &branches);
 }
 
+static const char *plural(uint64_t count)
+{
+    return count == 1 ? "" : "s";
+}
+
 static int report_say(struct cli *cli, const struct fsck_report *report)
 {
     int err = 0;
@@ -81,15 +86,14 @@ static int report_say(struct cli *cli, const struct fsck_report *report)
         return err;
     cli_say(
         cli,
-        "checked %" PRIu64 " objects (%s) of %" PRIu64 " versions, %" PRIu64 " refs, %" PRIu64
-        " bases: %s",
-        report->objects, cli_size(report->bytes), report->versions, report->refs, report->bases,
+        "checked %" PRIu64 " objects (%s): %" PRIu64 " version%s, %" PRIu64 " ref%s, %" PRIu64
+        " bas%s: %s",
+        report->objects, cli_size(report->bytes), report->versions, plural(report->versions),
+        report->refs, plural(report->refs), report->bases, report->bases == 1 ? "is" : "es",
         report->bad_count ? "damaged" : "all whole"
     );
     if (report->bad_count)
-        cli_note(
-            "hint: committing the same adapter again (--allow-empty) writes its damaged parts anew"
-        );
+        cli_note("hint: commit the same adapter again (--allow-empty): that version will be whole");
     return 0;
 }
 

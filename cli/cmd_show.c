@@ -188,7 +188,8 @@ static int shown_say(struct cli *cli, const struct shown *shown)
     err = buf_printf(&line, "%s", cli_size(source->loaded.recipe.payload_bytes));
     if (!err && source->is_version)
         err = buf_printf(
-            &line, ", kept in %s (frame: %s)", cli_size(shown->frame.bytes), shown->frame.codec
+            &line, ", kept in %s%s", cli_size(shown->frame.bytes),
+            shown->frame.depth ? " as a difference from an earlier version" : ""
         );
     if (err || (err = describe_say(cli, "vectors", &line)))
         return err;

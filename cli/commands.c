@@ -16,6 +16,7 @@ const struct command *const commands[] = {
     &command_reset,
     &command_basis,
     &command_stats,
+    &command_fsck,
     &command_gc,
     &command_completion,
     &command_help,

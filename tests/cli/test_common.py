@@ -27,6 +27,8 @@ COMMANDS = {
     "verify": ("DIR", "--rev --base"),
     "basis": ("[list|show|verify [ID]]", ""),
     "stats": ("", ""),
+    "fsck": ("", ""),
+    "gc": ("", "--dry-run --expire"),
     "help": ("[COMMAND]", ""),
     "completion": ("bash|zsh|fish", ""),
 }

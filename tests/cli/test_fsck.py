@@ -85,13 +85,18 @@ class Fsck(RepositoryTest):
         self.assertIn("damaged", self.vera("branch").out)
         self.vera("log", "side")
 
-    def test_committing_it_again_mends_it(self):
-        for spec in ("HEAD:vectors/frame", "HEAD:layout", "HEAD:files/README.md"):
+    def test_committing_it_again_gives_a_whole_version(self):
+        """Objects that are written again are mended in the old version, too."""
+        for spec in ("HEAD:layout", "HEAD:adapter_config.json", "HEAD:files/README.md"):
             self.damage(spec)
-        self.vera("fsck", code=1)
+        frame = self.damage("HEAD:vectors/frame")
+        self.assertIn("--allow-empty", self.vera("fsck", code=1).err)
         self.vera("commit", adapter("llama/step-020"), "--allow-empty")
-        self.vera("fsck")
-        self.vera("export", "HEAD~1", "out")
+        bad = self.vera("fsck", "--json", code=None).json["bad"]
+        self.assertLessEqual({entry["object"] for entry in bad}, {frame})
+        self.assertLessEqual({version for entry in bad for version in entry["versions"]},
+                             {self.second["commit"]})
+        self.vera("export", "HEAD", "out")
         self.assertEqual(tree(self.path("out")), tree(adapter("llama/step-020")))
 
     def test_a_basis_that_is_not_drawn_again_is_damage(self):
