@@ -75,6 +75,13 @@ class Log(History):
         self.assertEqual(len(log), 4)
         self.fails("log", "--all", "main", status=2)
 
+    def test_the_current_branch_goes_before_others(self):
+        self.vera("branch", "before")
+        self.vera("tag", "a")
+        self.assertIn(" (HEAD -> main, before, tag: a) third", self.vera("log", "--oneline").out)
+        self.assertEqual(self.vera("log", "-n1", "--json").json["branches"], ["main", "before"])
+        self.assertEqual(self.vera("show", "--json").json["branch"], "main")
+
     def test_an_empty_repository(self):
         os.mkdir(self.path("new"))
         self.vera("init", cwd=self.path("new"))
