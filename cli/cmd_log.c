@@ -2,9 +2,9 @@
    metrics. */
 #include <stddef.h>
 
-#include "cli/decorate.h"
 #include "cli/describe.h"
 #include "cli/drawing.h"
+#include "cli/log_line.h"
 
 struct log_arguments {
     struct cli_count max;
@@ -28,21 +28,6 @@ static void log_release(struct log *log)
     drawing_rows_release(&log->rows);
 }
 #define AUTO_LOG(name) __attribute__((cleanup(log_release))) struct log name = {0}
-
-static int version_json(const struct log *log, const struct version *version)
-{
-    struct json_writer writer;
-    AUTO_BUF(json);
-
-    cli_json_begin(&writer, &json);
-    cli_json_commit(&writer, "commit", &version->id);
-    cli_json_digest(&writer, "snapshot", &version->snapshot, true);
-    describe_version_json(&writer, version);
-    describe_metrics_json(&writer, version);
-    json_write_key(&writer, "branches");
-    decorate_json(&writer, &log->decorations, &version->id);
-    return cli_json_end(&writer);
-}
 
 /* One line, with the graph's next row beside it. */
 static int log_line(struct log *log, struct buf *text)
@@ -105,23 +90,10 @@ static int log_graph_end(struct log *log)
 
 static int version_oneline(struct log *log, const struct version *version)
 {
-    struct bytes title = message_title(version->message);
     AUTO_BUF(text);
-    AUTO_BUF(metrics);
-    int err;
+    int err = log_version_line(&text, &log->decorations, version);
 
-    if ((err = buf_printf(
-             &text, "%s %s", short_commit(&version->id).text, short_digest(&version->snapshot).text
-         )) ||
-        (err = decorate(&text, &log->decorations, &version->id)) ||
-        (err = buf_printf(&text, " %.*s", (int)title.len, (const char *)title.data)) ||
-        (err = describe_metrics(&metrics, version)))
-        return err;
-    if (metrics.len && ((err = buf_append_text(&text, "  [")) ||
-                        (err = buf_append(&text, metrics.data, metrics.len)) ||
-                        (err = buf_append_text(&text, "]"))))
-        return err;
-    return log_line(log, &text);
+    return err ? err : log_line(log, &text);
 }
 
 /* "commit ...", "snapshot ...", "Author: ..." */
@@ -205,7 +177,8 @@ static int log_walk(struct log *log, const struct history *history)
         if ((err = interrupt_check()) ||
             (err = store_version(&version, log->cli->store, &history->commits[log->printed])))
             break;
-        err = log->cli->json ? version_json(log, &version) : version_say(log, &version);
+        err = log->cli->json ? log_version_json(&log->decorations, &version)
+                             : version_say(log, &version);
     }
     return err;
 }

@@ -342,6 +342,13 @@ bool path_is_forbidden(const char *path)
     return access(path, X_OK) != 0 && errno == EACCES;
 }
 
+bool path_is_file(const char *path)
+{
+    struct stat status;
+
+    return lstat(path, &status) == 0 && S_ISREG(status.st_mode);
+}
+
 int path_remove(const char *path)
 {
     return unlink(path) == 0 || errno == ENOENT ? 0 : file_error(path);

@@ -68,6 +68,8 @@ bool path_exists(const char *path);
 bool path_is_directory(const char *path);
 /* May nothing in this directory be looked at? */
 bool path_is_forbidden(const char *path);
+/* Is there a regular file? A symlink to one is none. */
+bool path_is_file(const char *path);
 
 /* Remove a file or symlink. Nothing there: 0. */
 MUST_CHECK int path_remove(const char *path);

@@ -27,6 +27,9 @@
 #define LIMIT_SHARDS             UINT64_C(10000)
 #define LIMIT_SAVED_MODULES      UINT64_C(1024) /* names in modules_to_save, at apply */
 #define LIMIT_FRAME_DEPTH        64             /* a reader's; the writer stops at 32 */
+#define LIMIT_INDEX_ROW          1048576        /* bytes of a column in index.sqlite */
+#define LIMIT_QUERY              (64 * KIB)     /* bytes of a query's expression */
+#define LIMIT_QUERY_DEPTH        100            /* parentheses and nots in one another */
 
 /* Header bytes of all shards of a base model together. */
 #define LIMIT_MODEL_HEADERS (256 * MIB)

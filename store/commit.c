@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "store/internal.h"
+#include "store/index.h"
 
 /* Where the version goes. */
 struct target {
@@ -219,6 +219,7 @@ static int version_write(
         (err = objects_sync(&objects, store)) < 0 || (err = interrupt_check()) < 0 ||
         (err = branch_move(store, target, &commit, &message)) < 0)
         return err;
+    index_add(store, &commit);
     result->commit = commit_id_of(&commit);
     result->stored_bytes = objects.bytes;
     return 0;

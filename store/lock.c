@@ -1,6 +1,7 @@
 /*
  * The locks of vera.lock (docs/format.md, "Locks"): byte 0 for a writer's operation, byte 1 while
- * refs move, byte 2 tells who works. Waiting is bounded: whoever waits longer is told for whom.
+ * refs move, byte 2 tells who works, byte 3 for the index. Waiting is bounded: whoever waits longer
+ * is told for whom.
  */
 #include <time.h>
 
@@ -10,6 +11,7 @@
 #define BYTE_WORK  0
 #define BYTE_REFS  1
 #define BYTE_WHO   2
+#define BYTE_INDEX 3
 #define PAUSE_MS   2u
 #define PAUSE_LONG 50u
 
@@ -91,6 +93,16 @@ int lock_drop_try(bool *got, struct store_lock *out, struct store *store)
 int lock_refs(struct store_lock *out, struct store *store)
 {
     return lock_take(out, store, BYTE_REFS, true, "is moving refs");
+}
+
+int lock_index(bool *got, struct store_lock *lock, struct store *store, bool exclusive)
+{
+    AUTO_FREE(char, path);
+    int err = path_join(&path, store->path, "vera.lock");
+
+    if (err == 0 && lock->fd < 0)
+        err = lock_file_open(&lock->fd, path);
+    return err < 0 ? err : lock_byte(got, lock->fd, BYTE_INDEX, exclusive, path);
 }
 
 void lock_release(struct store_lock *lock)

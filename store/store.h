@@ -194,6 +194,47 @@ struct store_bases {
 MUST_CHECK int store_bases(struct store_bases *out, struct store *store);
 void store_bases_release(struct store_bases *bases);
 
+/*
+ * Versions by what they are (docs/format.md, "Index"): those that branches, tags, remote branches
+ * and a detached HEAD reach. Keys are rank, kind, base, seed, date, branch, d_initial, targets,
+ * layers, params, metric.NAME; comparisons are joined by and, or, not, parentheses. What a version
+ * does not have makes a comparison false. `branch` is every branch and remote branch whose history
+ * holds the version, `targets` the last parts of its modules' names: = asks whether the text is one
+ * of them (or all of the targets: "key,query").
+ */
+struct query;
+/* `expression` NULL: all versions. `sort`: a key, a minus before it for the other order, newest
+   first where it is equal; versions without it come last. NULL: newest first, children before
+   parents. E_INVALID, E_LIMIT, with a mark below the place. */
+MUST_CHECK int query_parse(struct query **out, const char *expression, const char *sort);
+void query_free(struct query *query);
+void query_release(struct query **query);
+/* The keys that it names, in order, each once; NULL behind the last one. */
+const char *query_key_at(const struct query *query, size_t i);
+
+struct query_result {
+    struct commit_id *commits;
+    size_t count;
+    size_t unreadable;       /* damaged versions, of which nobody knows whether they belong here */
+    struct query_rows *rows; /* private */
+};
+#define AUTO_QUERY_RESULT(name)                                                                    \
+    __attribute__((cleanup(query_result_release))) struct query_result name = {0}
+/* The first `limit` ones; 0: all. The index is brought up to date on the way; where it cannot be
+   written, or not even read, the answer is the same and only takes longer. */
+MUST_CHECK int
+store_query(struct query_result *out, struct store *store, const struct query *query, size_t limit);
+void query_result_release(struct query_result *result);
+/* Append what the key is for one version of the result, as text; nothing where the version does not
+   have it. Of branches the first by name, and that only where the query names the key. E_INVALID
+   where there is no such key. */
+MUST_CHECK int
+query_value(struct buf *out, const struct query_result *result, size_t i, const char *key);
+
+/* Make the index anew. *versions: how many are in it; *unreadable: damaged ones, which are not.
+   E_IO, E_CONFLICT where it cannot be written now. */
+MUST_CHECK int store_reindex(uint64_t *versions, uint64_t *unreadable, struct store *store);
+
 /* Sizes. */
 struct store_stats {
     uint64_t versions, snapshots;
