@@ -65,9 +65,15 @@ static bool is_dirty(const char *path)
     return false;
 }
 
+/* The index is never synced, and its loss no loss. */
+static bool is_index(const char *path)
+{
+    return strstr(path, "/index.sqlite") != NULL;
+}
+
 static void dirty_add(const char *path)
 {
-    if (!syscalls.model || is_dirty(path))
+    if (!syscalls.model || is_dirty(path) || is_index(path))
         return;
     if (syscalls.dirty_count == DIRTY_MAX)
         abort();
@@ -87,6 +93,8 @@ static void dirty_add_parent(const char *path)
 {
     char parent[PATH_MAX];
 
+    if (is_index(path))
+        return;
     snprintf(parent, sizeof(parent), "%s", path);
     while (*parent && parent[strlen(parent) - 1] == '/')
         parent[strlen(parent) - 1] = '\0';
