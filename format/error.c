@@ -9,7 +9,8 @@
 #define WRAP_MAX    2048
 #define HINT_MAX    1024
 
-static _Thread_local char message[MESSAGE_MAX] = "no error", kept_message[MESSAGE_MAX];
+/* Zero at first: a thread without an error takes no memory for one. */
+static _Thread_local char message[MESSAGE_MAX], kept_message[MESSAGE_MAX];
 static _Thread_local char hint[HINT_MAX], kept_hint[HINT_MAX];
 static _Thread_local unsigned dropped;
 
@@ -109,7 +110,7 @@ int error_restore(int code)
 
 const char *error_message(void)
 {
-    return message;
+    return message[0] ? message : "no error";
 }
 
 const char *error_hint_text(void)

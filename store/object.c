@@ -129,6 +129,9 @@ object_look(struct store *store, const git_oid *id, git_object_t type, struct by
     git_object_t found_type = GIT_OBJECT_INVALID;
     size_t bytes = 0;
 
+    /* Without looking for new packs: what another has packed since is written once more. */
+    if (!git_odb_exists_ext(store->odb, id, GIT_ODB_LOOKUP_NO_REFRESH))
+        return OBJECT_MISSING;
     int code = git_odb_read_header(&bytes, &found_type, store->odb, id);
     if (code == GIT_ENOTFOUND)
         return OBJECT_MISSING;
