@@ -223,11 +223,8 @@ static int decode_difference(
     const struct frame_bases *bases
 )
 {
-    int err = bases_check(info, bases);
-
-    if (err < 0)
-        return err;
     const struct delta_bases from = {bases->x1.data, info->base_count > 1 ? bases->x0.data : NULL};
+
     return delta_decode(payload->data, body, &from, vectors, count);
 }
 
@@ -259,6 +256,8 @@ int frame_decode(
         return err;
     if (bytes != info.payload_bytes)
         return error_set(E_CORRUPT, "frame: the payload does not fit the layout");
+    if (info.codec == CODEC_DELTA && (err = bases_check(&info, bases)) < 0)
+        return err;
     size_t head = HEADER_BYTES + info.base_count * (size_t)DIGEST_SIZE;
     const struct bytes body = {frame.data + head, frame.len - head};
     if ((err = buf_resize(&payload, (size_t)bytes)) < 0)

@@ -21,12 +21,7 @@
 #include "format/interrupt.h"
 #include "format/peft.h"
 #include "tests/fault.h"
-
-static void must(int err)
-{
-    if (err < 0)
-        fail_msg("%s", error_message());
-}
+#include "tests/payloads.h"
 
 static struct frame_vector vector_of(uint64_t bytes, unsigned width, enum frame_group group)
 {
@@ -40,44 +35,6 @@ static uint64_t vectors_bytes(const struct frame_vector *vectors, size_t count)
     for (size_t i = 0; i < count; i++)
         bytes += vectors[i].bytes;
     return bytes;
-}
-
-/* Bytes without a pattern, the same in every run. */
-static void noise(struct buf *out, size_t len)
-{
-    uint32_t state = 1;
-
-    for (size_t i = 0; i < len; i++) {
-        state = state * 1664525 + 1013904223;
-        must(buf_append_byte(out, (uint8_t)(state >> 24)));
-    }
-}
-
-#define D FRAME_GROUP_D
-#define O FRAME_GROUP_OTHER
-
-/* The payload of a real adapter and how it divides. */
-static void
-real_payload(struct buf *payload, struct frame_vector **vectors, size_t *count, const char *name)
-{
-    AUTO_FREE(char, dir);
-    AUTO_FREE(char, path);
-    AUTO_BUF(file);
-    AUTO_SAFETENSORS(table);
-
-    must(path_join(&dir, FIXTURES "/adapter", name));
-    must(path_join(&path, dir, PEFT_MODEL));
-    must(file_read(&file, path, LIMIT_FILE));
-    must(safetensors_decode(&table, buf_bytes(&file), file.len));
-    for (size_t i = 0; i < table.count; i++) {
-        const struct tensor *tensor = &table.tensors[i];
-        if (strncmp(tensor->name, "base_model.vera_", 16) != 0)
-            must(buf_append(
-                payload, file.data + table.header_bytes + tensor->begin,
-                (size_t)tensor_bytes(tensor)
-            ));
-    }
-    must(frame_vectors(vectors, count, &table));
 }
 
 static void
@@ -121,14 +78,12 @@ static void the_documents_example_has_its_bytes(void **state)
         0xc0, 0xaf, 0xc7, 0x0a, 0x8a, 0x3f, 0x12, 0x48, 0xcc, 0x02, 0xcd, 0x02, 0xcc,
         0x02, 0xcc, 0x02, 0x3d, 0x02, 0x00, 0x02, 0x00, 0x02, 0x00, 0x02, 0x00,
     };
-    AUTO_BUF(payload);
+    AUTO_PAYLOAD(real);
     AUTO_BUF(frame);
-    AUTO_FREE(struct frame_vector, vectors);
-    size_t count;
 
     (void)state;
-    real_payload(&payload, &vectors, &count, "llama/step-000");
-    encode(&frame, buf_bytes(&payload), vectors, count);
+    payload_read(&real, "llama/step-000");
+    encode(&frame, buf_bytes(&real.bytes), real.vectors, real.count);
     assert_int_equal(frame.len, sizeof(golden));
     assert_memory_equal(frame.data, golden, sizeof(golden));
 }
@@ -181,14 +136,12 @@ static void adapters_try(const char *below)
 
     must(path_join(&dir, FIXTURES "/adapter", below));
     if (dir_has(dir, PEFT_MODEL)) {
-        AUTO_BUF(payload);
-        AUTO_FREE(struct frame_vector, vectors);
-        size_t count;
+        AUTO_PAYLOAD(real);
         unsigned codec;
-        real_payload(&payload, &vectors, &count, below);
-        frame_total += trip(&codec, buf_bytes(&payload), vectors, count);
+        payload_read(&real, below);
+        frame_total += trip(&codec, buf_bytes(&real.bytes), real.vectors, real.count);
         assert_int_equal(codec, 1);
-        payload_total += payload.len;
+        payload_total += real.bytes.len;
         adapters_tried++;
         return;
     }
@@ -392,14 +345,12 @@ static void what_is_not_the_payloads_is_not_encoded(void **state)
 
 static void every_truncation_is_corrupt_F3(void **state)
 {
-    AUTO_BUF(payload);
+    AUTO_PAYLOAD(real);
     AUTO_BUF(frame);
-    AUTO_FREE(struct frame_vector, vectors);
-    size_t count;
 
     (void)state;
-    real_payload(&payload, &vectors, &count, "llama-half/step-010");
-    encode(&frame, buf_bytes(&payload), vectors, count);
+    payload_read(&real, "llama-half/step-010");
+    encode(&frame, buf_bytes(&real.bytes), real.vectors, real.count);
     for (size_t len = 0; len < frame.len; len++) {
         AUTO_FREE(uint8_t, copy);
         AUTO_BUF(decoded);
@@ -407,33 +358,35 @@ static void every_truncation_is_corrupt_F3(void **state)
         assert_non_null(copy);
         memcpy(copy, frame.data, len);
         assert_int_equal(
-            frame_decode(&decoded, (struct bytes){copy, len}, vectors, count, NULL), E_CORRUPT
+            frame_decode(&decoded, (struct bytes){copy, len}, real.vectors, real.count, NULL),
+            E_CORRUPT
         );
         assert_null(decoded.data);
     }
     must(buf_append_byte(&frame, 0));
     AUTO_BUF(decoded);
-    assert_int_equal(frame_decode(&decoded, buf_bytes(&frame), vectors, count, NULL), E_CORRUPT);
+    assert_int_equal(
+        frame_decode(&decoded, buf_bytes(&frame), real.vectors, real.count, NULL), E_CORRUPT
+    );
 }
 
 static void every_flipped_bit_is_refused_or_stands_for_nothing_F4(void **state)
 {
-    AUTO_BUF(payload);
+    AUTO_PAYLOAD(real);
     AUTO_BUF(frame);
-    AUTO_FREE(struct frame_vector, vectors);
-    size_t count, unused = 0;
+    size_t unused = 0;
 
     (void)state;
-    real_payload(&payload, &vectors, &count, "llama/step-120");
-    encode(&frame, buf_bytes(&payload), vectors, count);
+    payload_read(&real, "llama/step-120");
+    encode(&frame, buf_bytes(&real.bytes), real.vectors, real.count);
     for (size_t bit = 0; bit < 8 * frame.len; bit++) {
         AUTO_BUF(decoded);
         frame.data[bit / 8] ^= (uint8_t)(1 << bit % 8);
-        int err = frame_decode(&decoded, buf_bytes(&frame), vectors, count, NULL);
+        int err = frame_decode(&decoded, buf_bytes(&frame), real.vectors, real.count, NULL);
         frame.data[bit / 8] ^= (uint8_t)(1 << bit % 8);
         if (err == 0) {
             unused++;
-            assert_true(bytes_equal(buf_bytes(&decoded), buf_bytes(&payload)));
+            assert_true(bytes_equal(buf_bytes(&decoded), buf_bytes(&real.bytes)));
             continue;
         }
         assert_null(decoded.data);
