@@ -138,6 +138,7 @@ def main():
     size = 2 * 4 * 1024 * 8192
     disk = first_line("findmnt", "--noheadings", "--output", "FSTYPE,SOURCE", "--target", str(HERE))
     print(f"processor   {processor()}, {os.cpu_count()} cores, vector code {machine.ask('level')[0]}")
+    print(f"load        {os.getloadavg()[0]:.1f} processes in the last minute")
     print(f"memory      {size / memory / 1e9:.1f} GB/s written by one core, {size / copy / 1e9:.1f} GB/s read and written")
     print(f"disk        {disk}, fsync of a new 4 KiB file {sync * 1e3:.3f} ms")
     print(f"system      {platform.freedesktop_os_release()['PRETTY_NAME']}, Linux {platform.release()}")
