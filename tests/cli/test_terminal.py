@@ -78,9 +78,9 @@ class Interrupt(TerminalTest):
             if statuses[-1] == 130:
                 self.assertIn("vera: interrupted", "\n".join(terminal.screen()))
                 self.assertEqual(tree(self.dir), self.before)
-            change += 1 + change // 8
+            change += 1 + change // 5
         self.assertEqual(set(statuses[:-1]), {130})
-        self.assertGreater(len(statuses), 10)
+        self.assertGreater(len(statuses), 8)
         self.vera("verify", "out", "--rev", "HEAD", "--base", BASE)
 
     def test_ctrl_c_before_any_change_of_commit_leaves_the_old_state_or_the_new(self):
@@ -103,7 +103,7 @@ class Interrupt(TerminalTest):
                 break
             shutil.rmtree(self.path(".vera"))
             shutil.copytree(start, self.path(".vera"))
-            change += 1 + change // 8
+            change += 1 + change // 5
         self.assertEqual(seen, {0, 130})
 
     def test_the_second_ctrl_c_ends_it_at_once(self):

@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 
-from harness import FIXTURES, VeraTest, adapter, base
+from harness import FIXTURES, FOLDER, VeraTest, adapter, base
 from tensors import Tensors
 
 BASIS = {"generator", "variant", "rounding", "seed", "state", "sha256_a", "sha256_b"}
@@ -48,7 +48,7 @@ class RepositoryTest(VeraTest):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.template = tempfile.mkdtemp(prefix="vera-template-")
+        cls.template = tempfile.mkdtemp(prefix="vera-template-", dir=FOLDER)
         cls.addClassCleanup(shutil.rmtree, cls.template, ignore_errors=True)
         cls.prepared = False
 
