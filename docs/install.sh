@@ -3,6 +3,7 @@
 # The one list of packages: docs/quickstart.sh, tests/run.sh and .ci/run all come here.
 #
 #   sh docs/install.sh           what the build and the tests need
+#   sh docs/install.sh arm64     what tests/test_same_bits.py needs to build and run for arm64, too
 #   sh docs/install.sh style     what .ci/run needs besides: the code's form, the manual page, the shells
 set -eu
 
@@ -27,6 +28,9 @@ style universal-ctags command ctags
 style groff-base      command groff
 style zsh             command zsh
 style fish            command fish
+arm64 gcc-aarch64-linux-gnu command aarch64-linux-gnu-gcc
+arm64 libc6-dev-arm64-cross file    /usr/aarch64-linux-gnu/lib/libc.a
+arm64 qemu-user             command qemu-aarch64
 LIST
 }
 
@@ -34,6 +38,7 @@ is_there() { # KIND NAME
     case $1 in
     command) command -v "$2" ;;
     library) pkg-config --exists "$2" ;;
+    file) [ -e "$2" ] ;;
     header) echo "#include <$2>" | cc -E -x c - ;;
     esac >/dev/null 2>&1 </dev/null
 }

@@ -3,7 +3,8 @@
 
 A test program is cmocka's, Python's unittest, or one that only has an exit status (one case). A
 program that crashes, times out or exits with a failure counts as a failed case even if all the cases
-that it reported had passed. Exit status 0 only where something ran and nothing failed.
+that it reported had passed. What a program says was "not tried here" is repeated. Exit status 0 only
+where something ran and nothing failed.
 """
 import json
 import re
@@ -54,6 +55,9 @@ def main():
         failed += bad
         if bad:
             show(test, text)
+        for line in text.splitlines():
+            if "not tried here" in line:
+                print(f"  {line}")
     if passed + failed == 0:
         failed = 1
     print(f"{passed} passed, {failed} failed", flush=True)

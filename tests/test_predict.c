@@ -1,5 +1,5 @@
 /* Tests of format/predict.c: predictions bit by bit, and what is fitted. That they are the same
-   bits on every machine is tests/same_bits.py's to show. */
+   bits on every machine is tests/test_same_bits.py's to show. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
