@@ -29,6 +29,7 @@
 #define CLONE_UNIT    4096u              /* reflinks begin and end at blocks */
 #define TREE_DEPTH    256                /* each level holds two descriptors */
 #define SYNCS_AT_ONCE 8u
+#define LARGE_FILE    MIB /* from here on the disk may begin before the sync */
 
 int file_error(const char *path)
 {
@@ -492,7 +493,10 @@ int file_put(const char *path, const char *prefix, struct bytes data)
     fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0444);
     if (fd < 0)
         return file_error(path);
-    if ((err = fd_write_all(fd, data.data, data.len, path)) == 0 && rename(temporary, path) != 0)
+    err = fd_write_all(fd, data.data, data.len, path);
+    if (err == 0 && data.len >= LARGE_FILE)
+        fd_sync_begin(fd);
+    if (err == 0 && rename(temporary, path) != 0)
         err = file_error(path);
     if (err < 0)
         unlink(temporary);

@@ -16,6 +16,7 @@
 #include "store/ancestry.h"
 #include "store/expire.h"
 #include "store/graph.h"
+#include "store/loose.h"
 #include "store/pack.h"
 #include "store/packed_refs.h"
 #include "store/refs.h"

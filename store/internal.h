@@ -85,6 +85,18 @@ objects_settle(struct objects *objects, struct store *store, const struct commit
 MUST_CHECK int object_write(
     git_oid *out, struct objects *objects, struct store *store, git_object_t type, struct bytes data
 );
+/* Write a frame. It is compressed, and begins with a digest of its payload, so neither zlib nor
+   libgit2's detection of SHA-1 collisions goes over it again. May be called from several threads;
+   objects_add() afterwards. */
+struct written {
+    git_oid id;
+    uint64_t bytes;  /* on disk, 0 where it was there */
+    bool is_settled; /* needs no sync */
+};
+MUST_CHECK int frame_write(
+    struct written *out, const struct objects *objects, struct store *store, struct bytes frame
+);
+MUST_CHECK int objects_add(struct objects *objects, const struct written *written);
 /* Sync every loose object of `objects`, and the folders that they lie in. */
 MUST_CHECK int objects_sync(struct objects *objects, struct store *store);
 

@@ -1,8 +1,8 @@
 /*
  * Objects: written loose, compared where they are there already, synced together.
  *
- * libgit2 writes an object into a temporary file and renames it. The syncs that make it durable
- * come later, for all files and folders of an operation at once. The same holds for an object that
+ * An object is written into a temporary file, which is renamed. The syncs that make it durable come
+ * later, for all files and folders of an operation at once. The same holds for an object that
  * is there already, since whoever wrote it may not have come so far; but not where the tip of the
  * branch that is written to reaches it: the tip moved there after all of that was done.
  *
@@ -20,10 +20,11 @@
 
 #include "format/file.h"
 #include "format/limits.h"
-#include "store/internal.h"
+#include "store/loose.h"
 
-#define SAMPLE_BYTES    ((size_t)4096)
-#define NOISE_BYTES_MIN (4 * SAMPLE_BYTES)
+#define DEFLATED_AT_ONCE MIB
+#define SAMPLE_BYTES     ((size_t)4096)
+#define NOISE_BYTES_MIN  (4 * SAMPLE_BYTES)
 
 /* Lists of ids */
 
@@ -101,25 +102,6 @@ int objects_settle(struct objects *objects, struct store *store, const struct co
 
 /* Writing */
 
-/* Of its loose file. *dir (may be NULL): of the folder that it is in. */
-static int object_path(char **out, char **dir, const struct store *store, const git_oid *id)
-{
-    AUTO_BUF(path);
-    AUTO_BUF(folder);
-    char hex[COMMIT_HEX_SIZE];
-    int err;
-
-    git_oid_tostr(hex, sizeof(hex), id);
-    if ((err = buf_printf(&path, "%s/objects/%.2s/%s", store->path, hex, hex + 2)) < 0)
-        return err;
-    if (dir && (err = buf_printf(&folder, "%s/objects/%.2s", store->path, hex)) < 0)
-        return err;
-    *out = (char *)buf_take(&path).data;
-    if (dir)
-        *dir = (char *)buf_take(&folder).data;
-    return 0;
-}
-
 enum presence { OBJECT_MISSING, OBJECT_DAMAGED, OBJECT_WHOLE };
 
 static enum presence
@@ -132,12 +114,9 @@ object_look(struct store *store, const git_oid *id, git_object_t type, struct by
     /* Without looking for new packs: what another has packed since is written once more. */
     if (!git_odb_exists_ext(store->odb, id, GIT_ODB_LOOKUP_NO_REFRESH))
         return OBJECT_MISSING;
-    int code = git_odb_read_header(&bytes, &found_type, store->odb, id);
-    if (code == GIT_ENOTFOUND)
-        return OBJECT_MISSING;
     /* The size first: what a damaged header claims is not allocated. */
-    if (code < 0 || bytes != data.len || found_type != type ||
-        git_odb_read(&found, store->odb, id) < 0)
+    if (git_odb_read_header(&bytes, &found_type, store->odb, id) < 0 || bytes != data.len ||
+        found_type != type || git_odb_read(&found, store->odb, id) < 0)
         return OBJECT_DAMAGED;
     struct bytes there = {git_odb_object_data(found), git_odb_object_size(found)};
     return git_odb_object_type(found) == type && bytes_equal(there, data) ? OBJECT_WHOLE
@@ -153,8 +132,8 @@ static void object_freshen(struct store *store, const git_oid *id)
     }
 }
 
-/* Does the fast deflate get nowhere with these bytes? Frames are such. Then it is only slow, 2 ms
-   for 100 kB. The middle of them tells. */
+/* Does the fast deflate get nowhere with these bytes? Then it is only slow, 2 ms for 100 kB. The
+   middle of them tells. */
 static bool is_noise(struct bytes data)
 {
     uint8_t out[2 * SAMPLE_BYTES];
@@ -167,91 +146,104 @@ static bool is_noise(struct bytes data)
            len > SAMPLE_BYTES - SAMPLE_BYTES / 32;
 }
 
-/* As libgit2 would, but in zlib's stored blocks: git does so where core.compression is 0. */
-static int object_store(const char *path, const char *folder, git_object_t type, struct bytes data)
-{
-    AUTO_BUF(plain);
-    AUTO_BUF(stream);
-    int err;
-
-    if ((err = buf_reserve(&plain, data.len + 32)) < 0 ||
-        (err = buf_printf(&plain, "%s %zu", git_object_type2string(type), data.len)) < 0 ||
-        (err = buf_append_byte(&plain, 0)) < 0 ||
-        (err = buf_append(&plain, data.data, data.len)) < 0)
-        return err;
-    uLongf len = compressBound(plain.len);
-    if ((err = buf_reserve(&stream, len)) < 0)
-        return err;
-    if (compress2(stream.data, &len, plain.data, plain.len, Z_NO_COMPRESSION) != Z_OK)
-        return error_set(E_NOMEM, "%s: zlib cannot write it", path);
-    struct bytes file = {stream.data, len};
-    /* git's gc removes the folders that it empties. */
-    if ((err = file_put(path, "tmp_obj_", file)) != E_NOTFOUND || (err = dir_make(folder)) < 0)
-        return err;
-    return file_put(path, "tmp_obj_", file);
-}
-
-static int object_deflate(
-    struct store *store, const char *path, const git_oid *id, git_object_t type, struct bytes data
-)
-{
-    const void *from = data.len ? (const void *)data.data : "";
-    int code = store->loose->write(store->loose, id, from, data.len, type);
-
-    return code < 0 ? git_failed(code, "%s", path) : 0;
-}
-
-static int object_put(
-    struct objects *objects,
+/* Streamed by libgit2, which needs no memory for it. */
+static int put_streamed(
+    uint64_t *out_bytes,
     struct store *store,
     const git_oid *id,
     git_object_t type,
-    struct bytes data,
-    bool replaces
+    struct bytes data
 )
 {
     AUTO_FREE(char, path);
-    AUTO_FREE(char, folder);
     AUTO_FD(fd);
-    uint64_t bytes = 0;
-    int err = object_path(&path, &folder, store, id);
 
+    int err = loose_path(&path, store, id);
     if (err < 0)
         return err;
-    err = is_noise(data) ? object_store(path, folder, type, data)
-                         : object_deflate(store, path, id, type, data);
-    if (err < 0 || (err = file_open(&fd, &bytes, path)) < 0)
-        return err;
-    objects->bytes += bytes;
-    if (replaces && object_look(store, id, type, data) != OBJECT_WHOLE)
+    int code = store->loose->write(store->loose, id, data.data, data.len, type);
+    return code < 0 ? git_failed(code, "%s", path) : file_open(&fd, out_bytes, path);
+}
+
+static int object_put(
+    struct written *written,
+    struct store *store,
+    git_object_t type,
+    struct bytes data,
+    enum loose_form form,
+    bool replaces
+)
+{
+    int err;
+
+    if (form == LOOSE_DEFLATED && is_noise(data))
+        form = LOOSE_STORED;
+    if (form == LOOSE_DEFLATED && data.len > DEFLATED_AT_ONCE)
+        err = put_streamed(&written->bytes, store, &written->id, type, data);
+    else
+        err = loose_write(&written->bytes, store, &written->id, type, data, form);
+    if (err == 0 && replaces && object_look(store, &written->id, type, data) != OBJECT_WHOLE)
         return error_set(
             E_CORRUPT, "object %s is damaged in a pack, and goes before the copy that was written",
-            git_oid_tostr_s(id)
+            git_oid_tostr_s(&written->id)
         );
+    return err;
+}
+
+/* Write it under its id, or find it there. */
+static int object_keep(
+    struct written *written,
+    const struct objects *objects,
+    struct store *store,
+    git_object_t type,
+    struct bytes data,
+    enum loose_form form
+)
+{
+    enum presence presence = object_look(store, &written->id, type, data);
+
+    if (presence != OBJECT_WHOLE)
+        return object_put(written, store, type, data, form, presence == OBJECT_DAMAGED);
+    written->is_settled = ids_have(&objects->settled, &written->id);
+    if (!written->is_settled)
+        object_freshen(store, &written->id);
     return 0;
+}
+
+int objects_add(struct objects *objects, const struct written *written)
+{
+    objects->bytes += written->bytes;
+    return written->is_settled ? 0 : ids_add(&objects->written, &written->id);
 }
 
 int object_write(
     git_oid *out, struct objects *objects, struct store *store, git_object_t type, struct bytes data
 )
 {
-    git_oid id;
+    struct written written = {.bytes = 0};
     const void *from = data.len ? (const void *)data.data : "";
-    int code = git_odb_hash(&id, from, data.len, type), err = 0;
+    int err;
 
+    int code = git_odb_hash(&written.id, from, data.len, type);
     if (code < 0)
         return git_failed(code, "an object of %zu bytes", data.len);
-    enum presence presence = object_look(store, &id, type, data);
-    if (presence == OBJECT_WHOLE && ids_have(&objects->settled, &id)) {
-        *out = id;
-        return 0;
-    }
-    if (presence == OBJECT_WHOLE)
-        object_freshen(store, &id);
-    else
-        err = object_put(objects, store, &id, type, data, presence == OBJECT_DAMAGED);
-    if (err == 0 && (err = ids_add(&objects->written, &id)) == 0)
-        *out = id;
+    if ((err = object_keep(&written, objects, store, type, data, LOOSE_DEFLATED)) == 0 &&
+        (err = objects_add(objects, &written)) == 0)
+        *out = written.id;
+    return err;
+}
+
+int frame_write(
+    struct written *out, const struct objects *objects, struct store *store, struct bytes frame
+)
+{
+    struct written written = {.bytes = 0};
+
+    int err = loose_id(&written.id, GIT_OBJECT_BLOB, frame);
+    if (err == 0)
+        err = object_keep(&written, objects, store, GIT_OBJECT_BLOB, frame, LOOSE_STORED);
+    if (err == 0)
+        *out = written;
     return err;
 }
 
@@ -264,10 +256,11 @@ static int paths_add(struct buf *paths, struct store *store, const git_oid *id, 
     AUTO_FREE(char, dir);
     int err;
 
-    if ((err = object_path(&path, &dir, store, id)) < 0 ||
-        (err = buf_append(paths, path, strlen(path) + 1)) < 0)
+    if ((err = loose_path(&path, store, id)) < 0 ||
+        (err = buf_append(paths, path, strlen(path) + 1)) < 0 || !new_folder ||
+        (err = path_parent(&dir, path)) < 0)
         return err;
-    return new_folder ? buf_append(paths, dir, strlen(dir) + 1) : 0;
+    return buf_append(paths, dir, strlen(dir) + 1);
 }
 
 int objects_sync(struct objects *objects, struct store *store)
@@ -337,9 +330,10 @@ int object_read(
 {
     AUTO_GIT(git_odb_object, object);
     AUTO_BUF(data);
+    bool found = false;
 
-    int err = header_check(store, id, type, limit, what);
-    if (err < 0)
+    int err = loose_find(&found, out, store, id, type, limit);
+    if (err < 0 || found || (err = header_check(store, id, type, limit, what)) < 0)
         return err;
     int code = git_odb_read(&object, store->odb, id);
     if (code < 0)

@@ -20,18 +20,6 @@ static int pack_path(char **out, struct store *store, const char *name, const ch
     return err;
 }
 
-int loose_path(char **out, struct store *store, const git_oid *id)
-{
-    AUTO_BUF(path);
-    char hex[COMMIT_HEX_SIZE];
-
-    git_oid_tostr(hex, sizeof(hex), id);
-    int err = buf_printf(&path, "%s/objects/%.2s/%s", store->path, hex, hex + 2);
-    if (err == 0)
-        *out = (char *)buf_take(&path).data;
-    return err;
-}
-
 /* Reading */
 
 struct collecting {

@@ -35,7 +35,5 @@ MUST_CHECK int pack_time(int64_t *out, struct store *store, const char *name);
 
 /* The ids of all loose objects. */
 MUST_CHECK int loose_read(struct id_set *out, struct store *store);
-/* "<store>/objects/<2>/<38>", owned by the caller. */
-MUST_CHECK int loose_path(char **out, struct store *store, const git_oid *id);
 
 #endif

@@ -260,6 +260,7 @@ static int frames_write(
         AUTO_BUF(data);
         struct frame_bases bases = {0};
         struct frame_info info;
+        struct written written;
         char *name = names + i * FRAME_NAME_SIZE;
         frame_name(name, i);
         if (ancestor->is_there)
@@ -269,8 +270,10 @@ static int frames_write(
                  ancestor->is_there ? &bases : NULL
              )) < 0 ||
             (err = frame_inspect(&info, buf_bytes(&data))) < 0 ||
-            (err = blob_add(entries, &count, writing, name, &data)) < 0)
+            (err = frame_write(&written, writing->objects, writing->store, buf_bytes(&data))) < 0 ||
+            (err = objects_add(writing->objects, &written)) < 0)
             return err;
+        entries[count++] = (struct tree_entry){.name = name, .id = written.id};
         if (i == 0)
             *frame = (struct frame_summary){frame_codec_name(info.codec), info.depth, 0};
         frame->bytes += data.len;

@@ -1,0 +1,205 @@
+/* See loose.h, and gitformat-loose(5). */
+#include "store/loose.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include <openssl/evp.h>
+#include <zlib.h>
+
+#include "format/digest.h"
+#include "format/file.h"
+#include "format/limits.h"
+
+#define HEADER_SIZE 32 /* "commit ", 20 digits and a NUL fit */
+#define LEVEL       6
+
+int loose_path(char **out, const struct store *store, const git_oid *id)
+{
+    AUTO_BUF(path);
+    char hex[COMMIT_HEX_SIZE];
+
+    git_oid_tostr(hex, sizeof(hex), id);
+    int err = buf_printf(&path, "%s/objects/%.2s/%s", store->path, hex, hex + 2);
+    if (err == 0)
+        *out = (char *)buf_take(&path).data;
+    return err;
+}
+
+/* "blob 123" and a NUL; returns its length. */
+static size_t header_make(char out[HEADER_SIZE], git_object_t type, size_t bytes)
+{
+    int len = snprintf(out, HEADER_SIZE, "%s %zu", git_object_type2string(type), bytes);
+
+    return (size_t)len + 1;
+}
+
+int loose_id(git_oid *out, git_object_t type, struct bytes data)
+{
+    char header[HEADER_SIZE];
+    size_t len = header_make(header, type, data.len);
+    uint8_t digest[EVP_MAX_MD_SIZE];
+
+    digest_library_start();
+    EVP_MD_CTX *context = EVP_MD_CTX_new();
+    bool done = context && EVP_DigestInit_ex(context, EVP_sha1(), NULL) == 1 &&
+                EVP_DigestUpdate(context, header, len) == 1 &&
+                (!data.len || EVP_DigestUpdate(context, data.data, data.len) == 1) &&
+                EVP_DigestFinal_ex(context, digest, NULL) == 1;
+    EVP_MD_CTX_free(context);
+    if (!done)
+        return error_set(E_NOMEM, "SHA-1 is not available");
+    memcpy(out->id, digest, sizeof(out->id));
+    return 0;
+}
+
+/* Writing */
+
+static int encode(
+    struct buf *out, const char *header, size_t header_len, struct bytes data, enum loose_form form
+)
+{
+    AUTO_BUF(whole);
+    uLong len = compressBound(header_len + data.len);
+    int err;
+
+    if ((err = buf_reserve(&whole, header_len + data.len)) < 0 ||
+        (err = buf_append(&whole, header, header_len)) < 0 ||
+        (err = buf_append(&whole, data.data, data.len)) < 0 || (err = buf_reserve(out, len)) < 0)
+        return err;
+    int level = form == LOOSE_STORED ? Z_NO_COMPRESSION : LEVEL;
+    int code = compress2(out->data, &len, whole.data, whole.len, level);
+    if (code != Z_OK)
+        return error_set(E_NOMEM, "zlib: %d", code);
+    out->len = len;
+    return 0;
+}
+
+/* git's own gc removes what is called so and was left by a crash; and it removes the folders that
+   it empties. */
+static int file_keep(const char *path, struct bytes data)
+{
+    static const char prefix[] = "tmp_obj_";
+    AUTO_FREE(char, folder);
+
+    int err = file_put(path, prefix, data);
+    if (err != E_NOTFOUND || (err = path_parent(&folder, path)) < 0 || (err = dir_make(folder)) < 0)
+        return err;
+    return file_put(path, prefix, data);
+}
+
+int loose_write(
+    uint64_t *out_bytes,
+    const struct store *store,
+    const git_oid *id,
+    git_object_t type,
+    struct bytes data,
+    enum loose_form form
+)
+{
+    char header[HEADER_SIZE];
+    size_t header_len = header_make(header, type, data.len);
+    AUTO_FREE(char, path);
+    AUTO_BUF(file);
+    int err;
+
+    if ((err = encode(&file, header, header_len, data, form)) < 0 ||
+        (err = loose_path(&path, store, id)) < 0 || (err = file_keep(path, buf_bytes(&file))) < 0)
+        return err;
+    *out_bytes = file.len;
+    return 0;
+}
+
+/* Reading */
+
+/* Inflate exactly `len` bytes. */
+static bool inflate_to(z_stream *stream, uint8_t *out, size_t len)
+{
+    stream->next_out = out;
+    stream->avail_out = (uInt)len;
+    while (stream->avail_out && stream->avail_in && inflate(stream, Z_SYNC_FLUSH) == Z_OK)
+        ;
+    return !stream->avail_out;
+}
+
+/* The header's size, where it is this type's and not above the limit. */
+static bool header_read(size_t *out, z_stream *stream, git_object_t type, uint64_t limit)
+{
+    char header[HEADER_SIZE], wanted[HEADER_SIZE];
+    size_t len = 0;
+    uint64_t bytes = 0;
+
+    do {
+        if (len == sizeof(header) || !inflate_to(stream, (uint8_t *)header + len, 1))
+            return false;
+    } while (header[len++]);
+    const char *digits = strchr(header, ' ');
+    for (digits += digits != NULL; digits && *digits >= '0' && *digits <= '9'; digits++) {
+        bytes = bytes * 10 + (uint64_t)(*digits - '0');
+        if (bytes > limit)
+            return false;
+    }
+    *out = (size_t)bytes;
+    return header_make(wanted, type, *out) == len && memcmp(wanted, header, len) == 0;
+}
+
+/* All of the stream: header, contents, and nothing behind them. */
+static int
+contents_read(bool *whole, struct buf *out, z_stream *stream, git_object_t type, uint64_t limit)
+{
+    uint8_t none;
+    size_t bytes;
+
+    if (!header_read(&bytes, stream, type, limit))
+        return 0;
+    int err = buf_reserve(out, bytes);
+    if (err < 0 || !inflate_to(stream, out->data, bytes))
+        return err;
+    out->len = bytes;
+    stream->next_out = &none;
+    stream->avail_out = 1;
+    *whole = inflate(stream, Z_FINISH) == Z_STREAM_END && stream->avail_out && !stream->avail_in;
+    return 0;
+}
+
+static int file_inflate(
+    bool *whole, struct buf *out, const struct buf *file, git_object_t type, uint64_t limit
+)
+{
+    z_stream stream = {.next_in = file->data, .avail_in = (uInt)file->len};
+
+    if (inflateInit(&stream) != Z_OK)
+        return error_set(E_NOMEM, "zlib has no memory");
+    int err = contents_read(whole, out, &stream, type, limit);
+    inflateEnd(&stream);
+    return err;
+}
+
+int loose_find(
+    bool *found,
+    struct buf *out,
+    const struct store *store,
+    const git_oid *id,
+    git_object_t type,
+    uint64_t limit
+)
+{
+    AUTO_FREE(char, path);
+    AUTO_BUF(file);
+    AUTO_BUF(data);
+    bool whole = false;
+    git_oid actual;
+
+    *found = false;
+    int err = loose_path(&path, store, id);
+    if (err < 0)
+        return err;
+    if ((err = file_read(&file, path, compressBound(limit + HEADER_SIZE))) < 0)
+        return err == E_NOMEM ? err : 0;
+    if ((err = file_inflate(&whole, &data, &file, type, limit)) < 0 || !whole ||
+        (err = loose_id(&actual, type, buf_bytes(&data))) < 0 || !git_oid_equal(&actual, id))
+        return err;
+    *out = buf_take(&data);
+    *found = true;
+    return 0;
+}
