@@ -4,6 +4,7 @@
 #
 #   sh docs/install.sh           what the build and the tests need
 #   sh docs/install.sh arm64     what tests/test_same_bits.py needs to build and run for arm64, too
+#   sh docs/install.sh fuzz      what tests/run.sh --fuzz needs besides
 #   sh docs/install.sh style     what .ci/run needs besides: the code's form, the manual page, the shells
 set -eu
 
@@ -23,6 +24,8 @@ build zlib1g-dev      library zlib
 build libcmocka-dev   library cmocka
 build python3         command python3
 build git             command git
+fuzz  clang           command clang
+fuzz  libclang-rt-14-dev fuzzer -
 style clang-format    command clang-format
 style universal-ctags command ctags
 style groff-base      command groff
@@ -40,6 +43,8 @@ is_there() { # KIND NAME
     library) pkg-config --exists "$2" ;;
     file) [ -e "$2" ] ;;
     header) echo "#include <$2>" | cc -E -x c - ;;
+    fuzzer) echo "int LLVMFuzzerTestOneInput(void) { return 0; }" |
+        clang -fsanitize=fuzzer,address -x c - -o /dev/null ;;
     esac >/dev/null 2>&1 </dev/null
 }
 

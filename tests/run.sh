@@ -6,10 +6,12 @@ set -eu
 usage() {
     cat <<'USAGE'
 Usage: sh tests/run.sh [--sanitize] [--werror] [--clean] [TEST…]
+       sh tests/run.sh --fuzz [SECONDS]
 
   --sanitize  build with the address and undefined-behaviour sanitizers
   --werror    a compiler warning is an error
   --clean     build from nothing
+  --fuzz      run each fuzzer for a minute, or for SECONDS (tests/fuzz; installs clang)
   TEST        run these test programs only (names as "meson test --list" shows them)
 
 Builds in build-tests/, with --sanitize in build-sanitize/.
@@ -23,6 +25,7 @@ while [ $# -gt 0 ]; do
     --sanitize) sanitize=address,undefined ;;
     --werror) werror=true ;;
     --clean) clean=true ;;
+    --fuzz) shift && exec sh "$top/tests/fuzz/run.sh" "$@" ;;
     -h | --help) usage && exit 0 ;;
     -*) usage >&2 && exit 2 ;;
     *) break ;;
