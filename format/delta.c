@@ -10,7 +10,8 @@
 #include "format/plane.h"
 #include "format/predict.h"
 
-#define SHIFT_MIN    8 /* fewer zero bits are not worth a byte */
+#define BLOCK        1024 /* values that are looked at together */
+#define SHIFT_MIN    8    /* fewer zero bits are not worth a byte */
 #define SHIFT_MAX    16
 #define SHIFT_NARROW 13         /* float32 that holds float16 or bfloat16 */
 #define SMALL_BYTES  (16 * KIB) /* up to here the slow coder costs nothing */
@@ -60,10 +61,13 @@ static uint8_t zero_bits(const struct vector *vector)
 
     if (vector->dtype != DTYPE_F32)
         return 0;
-    for (size_t i = 0; i < vector->bytes; i += sizeof(uint32_t)) {
-        uint32_t value;
-        memcpy(&value, vector->x + i, sizeof(value));
-        all |= value;
+    for (size_t at = 0; at < vector->values && __builtin_ctz(all) >= SHIFT_MIN; at += BLOCK) {
+        size_t n = vector->values - at < BLOCK ? vector->values - at : BLOCK;
+        for (size_t i = at; i < at + n; i++) {
+            uint32_t value;
+            memcpy(&value, vector->x + i * sizeof(value), sizeof(value));
+            all |= value;
+        }
     }
     uint8_t bits = (uint8_t)__builtin_ctz(all);
     return bits < SHIFT_MIN ? 0 : bits;

@@ -251,12 +251,12 @@ tokens_read(struct reader *reader, uint64_t values, struct plane_coder *planes, 
     size_t far = 0;
     int err;
 
-    if ((err = buf_resize(&reader->tokens, (size_t)values)) < 0 ||
+    if ((err = buf_reserve(&reader->tokens, (size_t)values)) < 0 ||
         (err = plane_decode(reader->tokens.data, (size_t)values, planes, rest)) < 0)
         return err;
     for (size_t k = 0; k < values; k++)
         far += reader->tokens.data[k] == TOKEN_FAR;
-    if ((err = buf_resize(&reader->exponents, far)) < 0 ||
+    if ((err = buf_reserve(&reader->exponents, far)) < 0 ||
         (err = plane_decode(reader->exponents.data, far, planes, rest)) < 0)
         return err;
     reader->token.token = reader->tokens.data;

@@ -260,8 +260,9 @@ int frame_decode(
         return err;
     size_t head = HEADER_BYTES + info.base_count * (size_t)DIGEST_SIZE;
     const struct bytes body = {frame.data + head, frame.len - head};
-    if ((err = buf_resize(&payload, (size_t)bytes)) < 0)
+    if ((err = buf_reserve(&payload, (size_t)bytes)) < 0)
         return err;
+    payload.len = (size_t)bytes; /* whichever codec it is, it fills all of them or fails */
     if (info.codec == CODEC_RAW)
         err = decode_raw(&payload, body);
     else if (info.codec == CODEC_PLANES)

@@ -5,6 +5,8 @@
 #include <string.h>
 
 #define BLOCK 512
+#define SAMPLE_BLOCKS                                                                              \
+    8 /* of a vector that is longer: so many, and up to as many again, are fitted */
 
 #define LANES 4
 
@@ -48,9 +50,10 @@ int predict_fit(
 {
     float wide[3][BLOCK];
     struct sums sums = {0};
-    size_t width = dtype_bits(dtype) / 8;
+    size_t width = dtype_bits(dtype) / 8, blocks = count / BLOCK;
+    size_t step = BLOCK * (blocks > SAMPLE_BLOCKS ? blocks / SAMPLE_BLOCKS : 1);
 
-    for (size_t at = 0; at < count; at += BLOCK) {
+    for (size_t at = 0; at < count; at += step) {
         size_t n = count - at < BLOCK ? count - at : BLOCK;
         dtype_widen(wide[0], x + at * width, n, dtype);
         dtype_widen(wide[1], x1 + at * width, n, dtype);

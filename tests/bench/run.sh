@@ -4,16 +4,17 @@ set -eu
 
 usage() {
     cat <<'USAGE'
-Usage: sh tests/bench/run.sh [--quick] [basis] [commit] [apply] [check]
+Usage: sh tests/bench/run.sh [--quick] [basis] [frames] [commit] [apply] [check]
 
   --quick   3 runs of each instead of 11: to see that it works, not to quote
 
   basis     the random matrices against torch's uniform_
+  frames    what a checkpoint costs in bits a value, beside XOR and zstd; encoding and decoding
   commit    commit and export against git, and against git-lfs
   apply     vera apply against PEFT: load, merge_and_unload, save
   check     no benchmark: is what vera apply makes of a real model what PEFT and Transformers expect?
 
-The first three where none is named. torch, PEFT and Transformers (6 GB) go into tests/bench/.venv, the base
+The first four where none is named. torch, PEFT and Transformers (6 GB) go into tests/bench/.venv, the base
 model and the scratch files into tests/bench/.data; what cannot be had is said, and the rest runs.
 USAGE
 }
@@ -25,12 +26,12 @@ while [ $# -gt 0 ]; do
     case $1 in
     --quick) runs=3 ;;
     -h | --help) usage && exit 0 ;;
-    basis | commit | apply | check) benches="${benches:-} $1" ;;
+    basis | frames | commit | apply | check) benches="${benches:-} $1" ;;
     *) usage >&2 && exit 2 ;;
     esac
     shift
 done
-benches=${benches:-basis commit apply}
+benches=${benches:-basis frames commit apply}
 
 wanted() {
     case " $benches " in *" $1 "*) true ;; *) false ;; esac
@@ -43,7 +44,7 @@ note() {
 sh "$top/docs/install.sh" build
 build=$top/build-bench
 [ -f "$build/build.ninja" ] || meson setup "$build" "$top" >&2
-ninja -C "$build" cli/vera tests/bench/bench_machine >&2
+ninja -C "$build" cli/vera tests/bench/bench_machine tests/bench/bench_frames >&2
 
 # The caller's settings must not reach what is measured.
 unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_OBJECT_DIRECTORY VERA_REPO VERA_CPU
