@@ -47,10 +47,10 @@ static int versions_read(struct versions *out, struct cli *cli, const struct que
 
 /* Lines */
 
-static int lines_print(struct cli *cli, const struct query_result *result)
+static int lines_print(struct cli *cli, struct query_result *result)
 {
     AUTO_DECORATIONS(decorations);
-    int err = result->count ? decorations_read(&decorations, cli) : 0;
+    int err = decorations_take(&decorations, &result->branches, &result->tags, &result->remotes);
 
     for (size_t i = 0; !err && i < result->count; i++) {
         AUTO_VERSION(version);

@@ -26,16 +26,11 @@ static int decoration_compare(const void *a_of, const void *b_of)
     return a->order < b->order ? -1 : a->order > b->order;
 }
 
-int decorations_read(struct decorations *out, struct cli *cli)
+static int decorations_sort(struct decorations *out)
 {
-    int err;
-
-    if ((err = store_refs(&out->branches, cli->store, REF_BRANCH)) ||
-        (err = store_refs(&out->remotes, cli->store, REF_REMOTE)) ||
-        (err = store_refs(&out->tags, cli->store, REF_TAG)))
-        return err;
     const struct refs *const kinds[] = {&out->branches, &out->remotes, &out->tags};
     size_t total = out->branches.count + out->remotes.count + out->tags.count;
+
     if (!(out->sorted = array_new(total, sizeof(*out->sorted))))
         return E_NOMEM;
     for (size_t k = 0; k < 3; k++) {
@@ -44,6 +39,28 @@ int decorations_read(struct decorations *out, struct cli *cli)
     }
     qsort(out->sorted, out->count, sizeof(*out->sorted), decoration_compare);
     return 0;
+}
+
+int decorations_read(struct decorations *out, struct cli *cli)
+{
+    int err;
+
+    if ((err = store_refs(&out->branches, cli->store, REF_BRANCH)) ||
+        (err = store_refs(&out->remotes, cli->store, REF_REMOTE)) ||
+        (err = store_refs(&out->tags, cli->store, REF_TAG)))
+        return err;
+    return decorations_sort(out);
+}
+
+int decorations_take(
+    struct decorations *out, struct refs *branches, struct refs *tags, struct refs *remotes
+)
+{
+    out->branches = *branches;
+    out->tags = *tags;
+    out->remotes = *remotes;
+    *branches = *tags = *remotes = (struct refs){0};
+    return decorations_sort(out);
 }
 
 void decorations_release(struct decorations *decorations)

@@ -14,6 +14,10 @@ struct decorations {
     __attribute__((cleanup(decorations_release))) struct decorations name = {0}
 
 MUST_CHECK int decorations_read(struct decorations *out, struct cli *cli);
+/* Of refs that were read already, which are taken over. */
+MUST_CHECK int decorations_take(
+    struct decorations *out, struct refs *branches, struct refs *tags, struct refs *remotes
+);
 void decorations_release(struct decorations *decorations);
 
 /* " (HEAD -> main, tag: v1)", or nothing. */

@@ -64,6 +64,25 @@ int digest_of(struct digest *out, struct bytes data)
     return hash_final(out, &hash);
 }
 
+int digest_with(struct digest *out, struct hash *hash, struct bytes data)
+{
+    struct digest digest;
+    int err;
+
+    if (!hash->context)
+        err = hash_init(hash);
+    else /* the same algorithm again */
+        err = EVP_DigestInit_ex(hash->context, NULL, NULL) == 1
+                  ? 0
+                  : error_set(E_NOMEM, "SHA-256 failed");
+    if (err < 0 || (err = hash_update(hash, data.data, data.len)) < 0)
+        return err;
+    if (EVP_DigestFinal_ex(hash->context, digest.bytes, NULL) != 1)
+        return error_set(E_NOMEM, "SHA-256 failed");
+    *out = digest;
+    return 0;
+}
+
 void digest_hex(char out[DIGEST_HEX_SIZE], const struct digest *digest)
 {
     static const char digits[] = "0123456789abcdef";

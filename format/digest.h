@@ -24,6 +24,9 @@ struct hash {
 
 MUST_CHECK int digest_of(struct digest *out, struct bytes data);
 
+/* digest_of() for many short texts: `hash`, all-zero at first, keeps what is costly to make. */
+MUST_CHECK int digest_with(struct digest *out, struct hash *hash, struct bytes data);
+
 MUST_CHECK int hash_init(struct hash *hash);
 MUST_CHECK int hash_update(struct hash *hash, const void *data, size_t len);
 MUST_CHECK int hash_final(struct digest *out, struct hash *hash);

@@ -38,10 +38,14 @@ struct index {
 #define AUTO_INDEX(name) __attribute__((cleanup(index_close))) struct index name = {.lock = {-1}}
 void index_close(struct index *index);
 
-/* For reading and writing, made where it is missing, or made anew where it is damaged or another
-   program's; where the repository cannot be written, for reading. E_IO, E_CONFLICT: it cannot be
-   used now. `is_fresh` drops what is there. */
-MUST_CHECK int index_open(struct index *out, struct store *store, bool is_fresh);
+enum index_use {
+    INDEX_UPDATE, /* to read and write; made where it is missing, made anew where it is damaged or
+                     another program's; only to read where the repository cannot be written */
+    INDEX_RENEW,  /* dropped first, whatever is there */
+    INDEX_LOOK,   /* as it is: E_NOTFOUND where it is missing, E_CORRUPT where it is damaged */
+};
+/* E_IO, E_CONFLICT: it cannot be used now. */
+MUST_CHECK int index_open(struct index *out, struct store *store, enum index_use use);
 
 /* All rows, checked. E_CORRUPT: the index is damaged. */
 MUST_CHECK int index_load(struct index_rows *out, struct index *index);

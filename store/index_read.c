@@ -191,7 +191,7 @@ static int texts_read(struct reading *reading)
     struct recipe recipe;
     AUTO_MANIFEST(manifest);
     AUTO_BUF(text);
-    AUTO_BUF(scratch);
+    AUTO_CHECKSUMMER(checksummer);
     char seed[SEED_SIZE];
     int err;
 
@@ -208,7 +208,7 @@ static int texts_read(struct reading *reading)
     row->payload_bytes = recipe.payload_bytes;
     reading->reader->adapter.recipe = recipe;
     index_adapter_values(values, &reading->reader->adapter, seed);
-    err = index_checksum(&row->adapter, &scratch, values, ADAPTER_COLUMNS);
+    err = index_checksum(&row->adapter, &checksummer, values, ADAPTER_COLUMNS);
     reading->reader->adapter.id = row->adapter;
     return err;
 }

@@ -57,21 +57,28 @@ static int value_append(struct buf *out, const struct index_value *value)
     return err;
 }
 
+void checksummer_release(struct checksummer *checksummer)
+{
+    buf_release(&checksummer->text);
+    hash_release(&checksummer->hash);
+}
+
 int index_checksum(
-    int64_t *out, struct buf *scratch, const struct index_value *values, size_t count
+    int64_t *out, struct checksummer *checksummer, const struct index_value *values, size_t count
 )
 {
     struct digest digest;
     uint64_t sum = 0;
     int err = 0;
 
-    scratch->len = 0;
+    checksummer->text.len = 0;
     for (size_t i = 0; err == 0 && i < count; i++)
-        err = value_append(scratch, &values[i]);
-    if (err < 0 || (err = digest_of(&digest, buf_bytes(scratch))) < 0)
+        err = value_append(&checksummer->text, &values[i]);
+    if (err < 0 ||
+        (err = digest_with(&digest, &checksummer->hash, buf_bytes(&checksummer->text))) < 0)
         return err;
     for (unsigned i = 0; i < 8; i++)
-        sum |= (uint64_t)digest.bytes[i] << 8 * i;
+        sum = sum << 8 | digest.bytes[i];
     memcpy(out, &sum, sizeof(sum));
     return 0;
 }

@@ -60,9 +60,17 @@ struct index_value {
     struct bytes bytes;
 };
 
-/* `scratch` saves memory being taken anew for each row. */
-MUST_CHECK int
-index_checksum(int64_t *out, struct buf *scratch, const struct index_value *values, size_t count);
+/* What checksums are made with, one after the other. */
+struct checksummer {
+    struct buf text;
+    struct hash hash;
+};
+#define AUTO_CHECKSUMMER(name)                                                                     \
+    __attribute__((cleanup(checksummer_release))) struct checksummer name = {0}
+void checksummer_release(struct checksummer *checksummer);
+MUST_CHECK int index_checksum(
+    int64_t *out, struct checksummer *checksummer, const struct index_value *values, size_t count
+);
 
 /* What a configuration, a layout and a basis say: the same for most versions of a run. */
 struct index_adapter {

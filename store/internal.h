@@ -133,8 +133,7 @@ MUST_CHECK int lock_drop_try(bool *got, struct store_lock *out, struct store *st
 MUST_CHECK int lock_refs(struct store_lock *out, struct store *store);
 /* Shared while the index is used, exclusive while it is replaced; the one becomes the other where
    `lock` is held already. Never waits: *got false where another is in the way. */
-MUST_CHECK int
-lock_index(bool *got, struct store_lock *lock, struct store *store, bool exclusive);
+MUST_CHECK int lock_index(bool *got, struct store_lock *lock, struct store *store, bool exclusive);
 void lock_release(struct store_lock *lock);
 
 /* refs_move.c: all the changes or, where one of them is refused, none; by compare-and-swap, each

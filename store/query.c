@@ -20,8 +20,6 @@ static void query_rows_free(struct query_rows *rows)
     if (!rows)
         return;
     reached_release(&rows->reached);
-    refs_release(&rows->branches);
-    refs_release(&rows->remotes);
     free(rows->rows);
     free(rows->first);
     free(rows);
@@ -257,19 +255,6 @@ static int row_matches(bool *out, struct matching *matching, size_t row)
 
 /* Branches */
 
-static int branches_read(struct query_rows *rows, struct store *store)
-{
-    int err;
-
-    if (rows->has_branches)
-        return 0;
-    if ((err = store_refs(&rows->branches, store, REF_BRANCH)) < 0 ||
-        (err = store_refs(&rows->remotes, store, REF_REMOTE)) < 0)
-        return err;
-    rows->has_branches = true;
-    return 0;
-}
-
 static const struct ref *ref_find(const struct refs *refs, const char *name)
 {
     for (size_t i = 0; i < refs->count; i++) {
@@ -280,18 +265,16 @@ static const struct ref *ref_find(const struct refs *refs, const char *name)
 }
 
 /* What a branch of this name reaches; nothing where there is none. */
-static int reach_find(struct matching *matching, size_t index, struct store *store)
+static int reach_find(struct matching *matching, size_t index)
 {
     struct query_rows *rows = matching->rows;
     struct reach *reach = &matching->reaches[index];
     const char *name = matching->query->expression.terms[index].text;
-    int err = branches_read(rows, store);
+    int err = 0;
 
-    if (err < 0)
-        return err;
     if (!(reach->marks = array_new(rows->reached.rows.ids.count, sizeof(*reach->marks))))
         return error_wrap(E_NOMEM, "query");
-    const struct ref *refs[] = {ref_find(&rows->branches, name), ref_find(&rows->remotes, name)};
+    const struct ref *refs[] = {ref_find(rows->branches, name), ref_find(rows->remotes, name)};
     for (size_t i = 0; err == 0 && i < 2; i++) {
         if (!refs[i])
             continue;
@@ -314,18 +297,16 @@ static void label_visit(void *context, size_t row)
 }
 
 /* The first branch, by name, that reaches each row: each row is walked over once. */
-static int first_find(struct query_rows *rows, struct store *store)
+static int first_find(struct query_rows *rows)
 {
     AUTO_FREE(bool, marks);
     size_t count = rows->reached.rows.ids.count;
-    int err = branches_read(rows, store);
+    int err = 0;
 
-    if (err < 0)
-        return err;
     if (!(marks = array_new(count, sizeof(*marks))) ||
         !(rows->first = array_new(count, sizeof(*rows->first))))
         return error_wrap(E_NOMEM, "query");
-    const struct refs *const lists[] = {&rows->branches, &rows->remotes};
+    const struct refs *const lists[] = {rows->branches, rows->remotes};
     for (size_t k = 0; k < 2; k++) {
         for (size_t i = 0; err == 0 && i < lists[k]->count; i++) {
             struct labelling labelling = {rows, lists[k]->refs[i].name};
@@ -419,7 +400,7 @@ static int rows_sort(struct query_rows *rows, size_t count, const struct query *
 
 /* The whole */
 
-static int matching_begin(struct matching *matching, struct store *store)
+static int matching_begin(struct matching *matching)
 {
     const struct expression *expression = &matching->query->expression;
     int err = 0;
@@ -429,21 +410,19 @@ static int matching_begin(struct matching *matching, struct store *store)
         return error_wrap(E_NOMEM, "query");
     for (size_t i = 0; err == 0 && i < expression->term_count; i++) {
         if (expression->terms[i].key == KEY_BRANCH)
-            err = reach_find(matching, i, store);
+            err = reach_find(matching, i);
     }
     return err;
 }
 
-static int rows_match(
-    size_t *out_count, struct query_rows *rows, struct store *store, const struct query *query
-)
+static int rows_match(size_t *out_count, struct query_rows *rows, const struct query *query)
 {
     __attribute__((cleanup(matching_release))
     ) struct matching matching = {.rows = rows, .query = query};
     const struct reached *reached = &rows->reached;
     size_t count = 0;
 
-    int err = matching_begin(&matching, store);
+    int err = matching_begin(&matching);
     if (err == 0 && !(rows->rows = array_new(reached->count, sizeof(*rows->rows))))
         err = error_wrap(E_NOMEM, "query");
     for (size_t i = 0; err == 0 && i < reached->count; i++) {
@@ -470,18 +449,14 @@ static bool names_branch(const struct query *query)
 }
 
 static int result_fill(
-    struct query_result *out,
-    struct query_rows *rows,
-    struct store *store,
-    const struct query *query,
-    size_t limit
+    struct query_result *out, struct query_rows *rows, const struct query *query, size_t limit
 )
 {
     size_t count = 0;
-    int err = rows_match(&count, rows, store, query);
+    int err = rows_match(&count, rows, query);
 
     if (err == 0 && names_branch(query))
-        err = first_find(rows, store);
+        err = first_find(rows);
     if (err == 0 && query->is_sorted)
         err = rows_sort(rows, count, query);
     if (err < 0)
@@ -497,30 +472,64 @@ static int result_fill(
     return 0;
 }
 
+static int tips_add(struct tips *tips, const struct refs *refs)
+{
+    for (size_t i = 0; i < refs->count; i++) {
+        int err = array_grow(
+            &tips->commits, &tips->capacity, tips->count + 1, sizeof(*tips->commits)
+        );
+        if (err < 0)
+            return err;
+        tips->commits[tips->count++] = refs->refs[i].commit;
+    }
+    return 0;
+}
+
+/* Refs may be a thousand files: they are read once for all that needs them. */
+static int refs_read(struct query_result *result, struct tips *tips, struct store *store)
+{
+    int err;
+
+    if ((err = tips_read(tips, store, TIPS_HEAD)) < 0 ||
+        (err = store_refs(&result->branches, store, REF_BRANCH)) < 0 ||
+        (err = store_refs(&result->tags, store, REF_TAG)) < 0 ||
+        (err = store_refs(&result->remotes, store, REF_REMOTE)) < 0 ||
+        (err = tips_add(tips, &result->branches)) < 0 || (err = tips_add(tips, &result->tags)) < 0)
+        return err;
+    return tips_add(tips, &result->remotes);
+}
+
 int store_query(
     struct query_result *out, struct store *store, const struct query *query, size_t limit
 )
 {
     __attribute__((cleanup(query_rows_release))) struct query_rows *rows = NULL;
-    struct query_result result = {0};
+    AUTO_QUERY_RESULT(result);
+    AUTO_TIPS(tips);
+    int err;
 
     if (!(rows = array_new(1, sizeof(*rows))))
         return error_wrap(E_NOMEM, "query");
-    int err = reached_find(&rows->reached, store);
-    if (err == 0)
-        err = result_fill(&result, rows, store, query, limit);
-    if (err < 0) {
-        query_result_release(&result);
+    if ((err = refs_read(&result, &tips, store)) < 0 ||
+        (err = reached_find(&rows->reached, store, &tips)) < 0)
         return err;
-    }
+    rows->branches = &result.branches;
+    rows->remotes = &result.remotes;
+    if ((err = result_fill(&result, rows, query, limit)) < 0)
+        return err;
+    rows->branches = rows->remotes = NULL;
     result.rows = rows;
     rows = NULL;
     *out = result;
+    result = (struct query_result){0};
     return 0;
 }
 
 void query_result_release(struct query_result *result)
 {
+    refs_release(&result->branches);
+    refs_release(&result->tags);
+    refs_release(&result->remotes);
     free(result->commits);
     query_rows_free(result->rows);
     *result = (struct query_result){0};

@@ -17,8 +17,7 @@ struct query {
 struct query_rows {
     struct reached reached;
     size_t *rows; /* of the result */
-    struct refs branches, remotes;
-    bool has_branches;  /* the two were read */
+    const struct refs *branches, *remotes;
     const char **first; /* by row: the first branch, by name, that reaches it, or NULL; NULL until
                            it is asked for */
 };

@@ -29,9 +29,8 @@ MUST_CHECK int reached_read(
     struct reached *out, struct store *store, struct index_rows *rows, const struct tips *tips
 );
 
-/* What branches, tags, remote branches and a detached HEAD reach, by the index as far as it goes;
-   what it lacked is written to it where that is possible. */
-MUST_CHECK int reached_find(struct reached *out, struct store *store);
+/* By the index, as far as it goes; what it lacked is written to it where that is possible. */
+MUST_CHECK int reached_find(struct reached *out, struct store *store, const struct tips *tips);
 
 /* Mark, in marks[rows.ids.count], what one commit reaches, where that is not marked yet; `visit`
    (may be NULL) is told each one. */

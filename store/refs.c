@@ -270,7 +270,19 @@ struct list_visit {
     struct refs *refs;
     size_t capacity;
     const char *head; /* the ref that HEAD is on, or NULL */
+    git_config *config;
 };
+
+/* Does the configuration say anything of this branch? Asking libgit2 for its upstream costs a copy
+   of all of it. */
+static bool has_upstream(const struct list_visit *visit, const char *name)
+{
+    AUTO_BUF(key);
+    const char *merge;
+
+    return buf_printf(&key, "branch.%s.merge", name + strlen(REF_HEADS)) < 0 ||
+           git_config_get_string(&merge, visit->config, (const char *)key.data) == 0;
+}
 
 /* "origin/main", or NULL where the branch has none (or names one that makes no sense). */
 static int upstream_read(char **out, struct store *store, const char *ref)
@@ -314,7 +326,8 @@ static int ref_fill(struct ref *ref, struct list_visit *visit, const char *name,
     case REF_BRANCH:
         shown = name + strlen(REF_HEADS);
         ref->current = visit->head && strcmp(visit->head, name) == 0;
-        err = upstream_read(&ref->upstream, visit->store, name);
+        if (has_upstream(visit, name))
+            err = upstream_read(&ref->upstream, visit->store, name);
         break;
     case REF_TAG:
         shown = name + strlen(REF_TAGS);
@@ -378,9 +391,15 @@ int store_refs(struct refs *out, struct store *store, enum ref_kind kind)
     AUTO_FREE(char, head);
     git_oid ignored;
 
+    AUTO_GIT(git_config, config);
     int err = head_read(&head, &ignored, store);
-    struct list_visit visit = {store, kind, &refs, 0, head};
-    if (err < 0 || (err = refs_each(store, prefixes[kind], list_visit, &visit)) < 0)
+    if (err < 0)
+        return err;
+    int code = git_repository_config_snapshot(&config, store->repo);
+    if (code < 0)
+        return git_failed(code, "config");
+    struct list_visit visit = {store, kind, &refs, 0, head, config};
+    if ((err = refs_each(store, prefixes[kind], list_visit, &visit)) < 0)
         return err;
     if (kind == REF_DELETED)
         refs_reverse(&refs); /* their names begin with the time */

@@ -7,11 +7,11 @@
 /* What the index holds; nothing where it cannot be used, and it is then closed. */
 static int rows_load(struct index_rows *rows, struct index *index, struct store *store)
 {
-    int err = index_open(index, store, false);
+    int err = index_open(index, store, INDEX_UPDATE);
 
     if (err == 0 && (err = index_load(rows, index)) == E_CORRUPT) {
         index_close(index);
-        err = index_open(index, store, true);
+        err = index_open(index, store, INDEX_RENEW);
     }
     if (err < 0)
         index_close(index);
@@ -33,23 +33,20 @@ static void rows_update(struct reached *reached, struct index *index)
     if (has_too_many(reached)) {
         index_close(index);
         reached->rows.stored = 0;
-        if (index_open(index, reached->store, true) < 0)
+        if (index_open(index, reached->store, INDEX_RENEW) < 0)
             return;
     }
     if (reached->rows.ids.count > reached->rows.stored)
         (void)!index_save(index, &reached->rows, reached->marks);
 }
 
-int reached_find(struct reached *out, struct store *store)
+int reached_find(struct reached *out, struct store *store, const struct tips *tips)
 {
-    AUTO_TIPS(tips);
     AUTO_INDEX(index);
     AUTO_INDEX_ROWS(rows);
-    int err;
 
-    if ((err = tips_read(&tips, store, TIPS_REFS | TIPS_HEAD)) < 0 ||
-        (err = rows_load(&rows, &index, store)) < 0 ||
-        (err = reached_read(out, store, &rows, &tips)) < 0)
+    int err = rows_load(&rows, &index, store);
+    if (err < 0 || (err = reached_read(out, store, &rows, tips)) < 0)
         return err;
     rows_update(out, &index);
     return 0;
@@ -63,7 +60,7 @@ int store_reindex(uint64_t *versions, uint64_t *unreadable, struct store *store)
     AUTO_REACHED(reached);
     int err;
 
-    if ((err = index_open(&index, store, true)) < 0 ||
+    if ((err = index_open(&index, store, INDEX_RENEW)) < 0 ||
         (err = tips_read(&tips, store, TIPS_REFS | TIPS_HEAD)) < 0 ||
         (err = reached_read(&reached, store, &rows, &tips)) < 0 ||
         (err = index_save(&index, &reached.rows, reached.marks)) < 0)

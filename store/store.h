@@ -215,6 +215,7 @@ const char *query_key_at(const struct query *query, size_t i);
 struct query_result {
     struct commit_id *commits;
     size_t count;
+    struct refs branches, tags, remotes; /* as they were read for it */
     size_t unreadable;       /* damaged versions, of which nobody knows whether they belong here */
     struct query_rows *rows; /* private */
 };
