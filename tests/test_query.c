@@ -120,78 +120,78 @@ static size_t mark_column(void)
     return (size_t)(caret - mark) - 3;
 }
 
+static const struct {
+    const char *text;
+    size_t column;
+    const char *says, *hint;
+} wrong[] = {
+    {"", 0, "ends too early: expected a comparison", NULL},
+    {"   ", 3, "ends too early", NULL},
+    {"rnak=1", 0, "no key 'rnak'", "did you mean 'rank'?"},
+    {"rank=1 and sed=1", 11, "no key 'sed'", "did you mean 'seed'?"},
+    {"xyzzy=1", 0, "no key 'xyzzy'", "metric.NAME"},
+    {"metric=1", 0, "no key 'metric'", "metric.NAME"},
+    {"metric.=1", 0, "no key 'metric.'", "metric.NAME"},
+    {"rank", 4, "expected =, !=, <, <=, > or >= behind the key", NULL},
+    {"rank 256", 5, "behind the key, not '256'", NULL},
+    {"rank=<256", 4, "not '=<'", NULL},
+    {"rank<>256", 4, "not '<>'", NULL},
+    {"rank!256", 4, "not '!'", NULL},
+    {"rank=", 5, "ends too early: expected a number", NULL},
+    {"rank=many", 5, "expected a number, not 'many'", NULL},
+    {"rank='256'", 5, "expected a number", NULL},
+    {"rank=0x10", 5, "expected a number", NULL},
+    {"rank=nan", 5, "expected a number", NULL},
+    {"rank=inf", 5, "expected a number", NULL},
+    {"rank=1e999", 5, "expected a number", NULL},
+    {"rank=1e", 5, "expected a number", NULL},
+    {"rank=--1", 5, "expected a number", NULL},
+    {"rank=1 rank=2", 7, "expected 'and' or 'or', not 'rank'", NULL},
+    {"rank=1 && rank=2", 7, "expected 'and' or 'or', not '&&'", NULL},
+    {"rank=1 and", 10, "ends too early: expected a comparison", NULL},
+    {"rank=1 and and rank=2", 11, "no key 'and'", NULL},
+    {"and rank=1", 0, "no key 'and'", NULL},
+    {"not", 3, "ends too early", NULL},
+    {"(rank=1", 0, "is not closed", NULL},
+    {"rank=1 and (seed=2 or (layers=1)", 11, "is not closed", NULL},
+    {"rank=1)", 6, "closes nothing", NULL},
+    {"()", 1, "expected a comparison", NULL},
+    {"(rank=1 rank=2)", 8, "expected 'and', 'or' or ')'", NULL},
+    {"base='abc", 5, "this quote has no end", NULL},
+    {"base='abc\\'", 5, "this quote has no end", NULL},
+    {"base=", 5, "expected a text", NULL},
+    {"base=(", 5, "expected a text", NULL},
+    {"base<a", 4, "'base' can be compared by = and != only", NULL},
+    {"branch>=main", 6, "'branch' can be compared by = and != only", NULL},
+    {"date=yesterday", 5, "expected a date, as in 2026-11-01", NULL},
+    {"date=2026-02-29", 5, "expected a date", NULL},
+    {"date=2026-13-01", 5, "expected a date", NULL},
+    {"date=2026-1-1", 5, "expected a date", NULL},
+    {"date=2026-01-01T24:00", 5, "expected a date", NULL},
+    {"date=2026-01-01T12", 5, "expected a date", NULL},
+    {"date=2026-01-01T12:00+25:00", 5, "expected a date", NULL},
+    {"date=2026-01-01Z", 5, "expected a date", NULL},
+    {"date=20261101", 5, "expected a date", NULL},
+    {"'rank'=1", 0, "expected a comparison", NULL},
+    {"rank=1 or \x01", 10, "control character", NULL},
+    {"base='\xc3\xa4\xc3\xb6' or x=1", 13, "no key 'x'", NULL}, /* two characters, four bytes */
+    {"base='\t' or x=1", 12, "no key 'x'", NULL},
+    {"base='\xff' or x=1", 12, "no key 'x'", NULL},
+};
+
 static void test_errors_point_to_the_place_and_say_what_is_right(void **state)
 {
-    static const struct {
-        const char *text;
-        size_t column;
-        const char *says, *hint;
-    } cases[] = {
-        {"", 0, "ends too early: expected a comparison", NULL},
-        {"   ", 3, "ends too early", NULL},
-        {"rnak=1", 0, "no key 'rnak'", "did you mean 'rank'?"},
-        {"rank=1 and sed=1", 11, "no key 'sed'", "did you mean 'seed'?"},
-        {"xyzzy=1", 0, "no key 'xyzzy'", "metric.NAME"},
-        {"metric=1", 0, "no key 'metric'", "metric.NAME"},
-        {"metric.=1", 0, "no key 'metric.'", "metric.NAME"},
-        {"rank", 4, "expected =, !=, <, <=, > or >= behind the key", NULL},
-        {"rank 256", 5, "behind the key, not '256'", NULL},
-        {"rank=<256", 4, "not '=<'", NULL},
-        {"rank<>256", 4, "not '<>'", NULL},
-        {"rank!256", 4, "not '!'", NULL},
-        {"rank=", 5, "ends too early: expected a number", NULL},
-        {"rank=many", 5, "expected a number, not 'many'", NULL},
-        {"rank='256'", 5, "expected a number", NULL},
-        {"rank=0x10", 5, "expected a number", NULL},
-        {"rank=nan", 5, "expected a number", NULL},
-        {"rank=inf", 5, "expected a number", NULL},
-        {"rank=1e999", 5, "expected a number", NULL},
-        {"rank=1e", 5, "expected a number", NULL},
-        {"rank=--1", 5, "expected a number", NULL},
-        {"rank=1 rank=2", 7, "expected 'and' or 'or', not 'rank'", NULL},
-        {"rank=1 && rank=2", 7, "expected 'and' or 'or', not '&&'", NULL},
-        {"rank=1 and", 10, "ends too early: expected a comparison", NULL},
-        {"rank=1 and and rank=2", 11, "no key 'and'", NULL},
-        {"and rank=1", 0, "no key 'and'", NULL},
-        {"not", 3, "ends too early", NULL},
-        {"(rank=1", 0, "is not closed", NULL},
-        {"rank=1 and (seed=2 or (layers=1)", 11, "is not closed", NULL},
-        {"rank=1)", 6, "closes nothing", NULL},
-        {"()", 1, "expected a comparison", NULL},
-        {"(rank=1 rank=2)", 8, "expected 'and', 'or' or ')'", NULL},
-        {"base='abc", 5, "this quote has no end", NULL},
-        {"base='abc\\'", 5, "this quote has no end", NULL},
-        {"base=", 5, "expected a text", NULL},
-        {"base=(", 5, "expected a text", NULL},
-        {"base<a", 4, "'base' can be compared by = and != only", NULL},
-        {"branch>=main", 6, "'branch' can be compared by = and != only", NULL},
-        {"date=yesterday", 5, "expected a date, as in 2026-11-01", NULL},
-        {"date=2026-02-29", 5, "expected a date", NULL},
-        {"date=2026-13-01", 5, "expected a date", NULL},
-        {"date=2026-1-1", 5, "expected a date", NULL},
-        {"date=2026-01-01T24:00", 5, "expected a date", NULL},
-        {"date=2026-01-01T12", 5, "expected a date", NULL},
-        {"date=2026-01-01T12:00+25:00", 5, "expected a date", NULL},
-        {"date=2026-01-01Z", 5, "expected a date", NULL},
-        {"date=20261101", 5, "expected a date", NULL},
-        {"'rank'=1", 0, "expected a comparison", NULL},
-        {"rank=1 or \x01", 10, "control character", NULL},
-        {"base='\xc3\xa4\xc3\xb6' or x=1", 13, "no key 'x'", NULL}, /* two characters, four bytes */
-        {"base='\t' or x=1", 12, "no key 'x'", NULL},
-        {"base='\xff' or x=1", 12, "no key 'x'", NULL},
-    };
-
     (void)state;
-    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+    for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
         AUTO_EXPRESSION(expression);
-        int err = expression_parse(&expression, cases[i].text);
+        int err = expression_parse(&expression, wrong[i].text);
         if (err != E_INVALID)
-            fail_msg("%s: %d", cases[i].text, err);
-        assert_message(cases[i].says);
-        if (mark_column() != cases[i].column)
-            fail_msg("%s: the mark is at %zu\n%s", cases[i].text, mark_column(), error_message());
-        if (cases[i].hint)
-            assert_hint(cases[i].hint);
+            fail_msg("%s: %d", wrong[i].text, err);
+        assert_message(wrong[i].says);
+        if (mark_column() != wrong[i].column)
+            fail_msg("%s: the mark is at %zu\n%s", wrong[i].text, mark_column(), error_message());
+        if (wrong[i].hint)
+            assert_hint(wrong[i].hint);
         assert_null(expression.steps);
     }
 }
