@@ -5,7 +5,7 @@ import signal
 import subprocess
 import unittest
 
-from harness import PATIENCE, RepositoryTest, Terminal, adapter, base, decode, tree
+from harness import PATIENCE, RepositoryTest, Terminal, adapter, base, decode, needs_terminals, tree
 
 ADAPTER, NEXT, BASE = adapter("llama/step-000"), adapter("llama/step-010"), base("llama")
 APPLY = ["apply", "HEAD", "--base", BASE, "--out", "out"]
@@ -20,6 +20,7 @@ class Progress(TerminalTest):
         """What was drawn over and over on one line."""
         return [text for text in decode(terminal.seen).replace("\n", "\r").split("\r") if "%" in text]
 
+    @needs_terminals
     def test_it_tells_bytes_and_share_and_wipes_its_line(self):
         terminal = Terminal(self, *APPLY, "--progress")
         self.assertEqual(terminal.finish(), 0)
@@ -32,16 +33,19 @@ class Progress(TerminalTest):
         self.assertFalse([line for line in terminal.screen() if "%" in line], terminal.screen())
         self.assertTrue([line for line in terminal.screen() if line.startswith("applied ")])
 
+    @needs_terminals
     def test_short_work_draws_nothing(self):
         terminal = Terminal(self, *APPLY)
         self.assertEqual(terminal.finish(), 0)
         self.assertEqual(self.drawings(terminal), [])
 
+    @needs_terminals
     def test_it_can_be_turned_off(self):
         terminal = Terminal(self, *APPLY, "--progress", "--no-progress")
         self.assertEqual(terminal.finish(), 0)
         self.assertEqual(self.drawings(terminal), [])
 
+    @needs_terminals
     def test_it_stays_one_line_on_a_narrow_terminal(self):
         terminal = Terminal(self, *APPLY, "--progress", columns=10)
         self.assertEqual(terminal.finish(), 0)
@@ -67,6 +71,7 @@ class Interrupt(TerminalTest):
                           and not path.startswith(".vera/objects/")], [])
         self.assertEqual([path for path in now if "tmp_" in path or ".vera-" in path], [])
 
+    @needs_terminals
     def test_ctrl_c_before_any_change_of_apply_leaves_nothing(self):
         change, statuses = 1, []
         while not statuses or statuses[-1] != 0:
@@ -83,6 +88,7 @@ class Interrupt(TerminalTest):
         self.assertGreater(len(statuses), 8)
         self.vera("verify", "out", "--rev", "HEAD", "--base", BASE)
 
+    @needs_terminals
     def test_ctrl_c_before_any_change_of_commit_leaves_the_old_state_or_the_new(self):
         start = os.path.join(self.top, "start")
         shutil.copytree(self.path(".vera"), start)
@@ -106,6 +112,7 @@ class Interrupt(TerminalTest):
             change += 1 + change // 5
         self.assertEqual(seen, {0, 130})
 
+    @needs_terminals
     def test_the_second_ctrl_c_ends_it_at_once(self):
         terminal = Terminal(self, *APPLY, env=self.preload(STOP=4))
         self.assertTrue(terminal.wait_stopped())
@@ -116,6 +123,7 @@ class Interrupt(TerminalTest):
         terminal.go_on()
         self.assertEqual(terminal.finish(), -signal.SIGINT)
 
+    @needs_terminals
     def test_sigterm_and_sighup_unwind_too(self):
         for number in (signal.SIGTERM, signal.SIGHUP):
             terminal = Terminal(self, *APPLY, "--json", env=self.preload(STOP=4))
@@ -126,6 +134,7 @@ class Interrupt(TerminalTest):
             self.assertIn(b'{"error":{"code":"INTERRUPTED","message":"', terminal.seen)
             self.assertEqual(tree(self.dir), self.before)
 
+    @needs_terminals
     def test_a_signal_that_the_caller_ignored_stays_ignored(self):
         terminal = Terminal(self, *APPLY, env=self.preload(STOP=4), ignore=signal.SIGHUP)
         self.assertTrue(terminal.wait_stopped())
