@@ -76,6 +76,16 @@ static const char *plural(uint64_t count)
     return count == 1 ? "" : "s";
 }
 
+/* Damage to a ref, or to the index, is mended in other ways. */
+static bool touches_versions(const struct fsck_report *report)
+{
+    for (size_t i = 0; i < report->bad_count; i++) {
+        if (report->bad[i].version_count)
+            return true;
+    }
+    return false;
+}
+
 static int report_say(struct cli *cli, const struct fsck_report *report)
 {
     int err = 0;
@@ -92,7 +102,7 @@ static int report_say(struct cli *cli, const struct fsck_report *report)
         report->refs, plural(report->refs), report->bases, report->bases == 1 ? "is" : "es",
         report->bad_count ? "damaged" : "all whole"
     );
-    if (report->bad_count)
+    if (touches_versions(report))
         cli_note("hint: commit the same adapter again (--allow-empty): that version will be whole");
     return 0;
 }

@@ -12,6 +12,7 @@
 #include "format/limits.h"
 #include "store/bases.h"
 #include "store/fsck_report.h"
+#include "store/index.h"
 
 static int graph_bad(void *context, struct graph *graph, size_t node, int err)
 {
@@ -296,13 +297,37 @@ static int contents_check(struct fsck *fsck)
     return err;
 }
 
+/* The index */
+
+struct index_look {
+    struct fsck *fsck;
+    bool is_bad; /* and named: once, since all of it is made anew together */
+};
+
+static int index_bad(void *context, const struct commit_id *commit, const char *problem)
+{
+    struct index_look *look = context;
+    char hex[COMMIT_HEX_SIZE] = "";
+
+    if (look->is_bad)
+        return 0;
+    look->is_bad = true;
+    if (commit)
+        commit_hex(hex, commit);
+    int err = error_set(
+        E_CORRUPT, "%s%s%s; 'vera reindex' makes it anew", hex, commit ? ": " : "", problem
+    );
+    return fsck_bad_ref(look->fsck, INDEX_FILE, err);
+}
+
 static int everything_check(struct fsck *fsck)
 {
+    struct index_look look = {.fsck = fsck};
     int err;
 
     if ((err = graph_init(&fsck->graph, fsck->store)) < 0 || (err = fsck_refs(fsck)) < 0 ||
         (err = graph_walk(&fsck->graph, graph_bad, fsck)) < 0 || (err = adrift_check(fsck)) < 0 ||
-        (err = contents_check(fsck)) < 0)
+        (err = contents_check(fsck)) < 0 || (err = index_check(fsck->store, index_bad, &look)) < 0)
         return err;
     fsck->report->objects = fsck->graph.ids.count;
     return fsck_touched(fsck);

@@ -25,8 +25,8 @@ struct fsck {
     uint64_t done, total; /* bytes */
 };
 
-/* The current error, without `prefix`, becomes a line about `node` (SIZE_MAX: about the ref
-   `object`). E_NOMEM and E_INTERRUPTED are returned, everything else is 0. */
+/* The current error, without `prefix`, becomes a line about `node`; or about a ref, or the index.
+ * E_NOMEM and E_INTERRUPTED are returned, everything else is 0. */
 MUST_CHECK int fsck_bad_node(struct fsck *fsck, size_t node, int err);
 MUST_CHECK int fsck_bad_ref(struct fsck *fsck, const char *ref, int err);
 

@@ -50,11 +50,11 @@ static int schema_check(bool *is_empty, sqlite3 *db)
     while (err == 0 && (err = statement_step(&more, statement)) == 0 && more) {
         const char *sql = (const char *)sqlite3_column_text(statement, 0);
         if (count == SCHEMA_COUNT || !sql || strcmp(sql, schema[count]) != 0)
-            return error_set(E_CORRUPT, "%s: it is not an index of this program", INDEX_NAME);
+            return error_set(E_CORRUPT, "it is not an index of this program");
         count++;
     }
     if (err == 0 && count != 0 && count != SCHEMA_COUNT)
-        return error_set(E_CORRUPT, "%s: a table is missing", INDEX_NAME);
+        return error_set(E_CORRUPT, "a table is missing");
     *is_empty = count == 0;
     return err;
 }
@@ -89,7 +89,7 @@ static int database_prepare(sqlite3 *db, bool may_make)
     if ((err = db_run(db, "PRAGMA cell_size_check = ON; PRAGMA synchronous = OFF")) < 0 ||
         (err = schema_check(&is_empty, db)) < 0 || !is_empty)
         return err;
-    return may_make ? schema_make(db) : error_set(E_CORRUPT, "%s: it is empty", INDEX_NAME);
+    return may_make ? schema_make(db) : error_set(E_CORRUPT, "it is empty");
 }
 
 /* A closed handle leaves nothing behind. */
@@ -192,7 +192,7 @@ int index_open(struct index *out, struct store *store, enum index_use use)
     AUTO_INDEX(index);
     AUTO_FREE(char, path);
 
-    int err = path_join(&path, store_path(store), INDEX_NAME);
+    int err = path_join(&path, store_path(store), INDEX_FILE);
     if (err < 0)
         return err;
     err = open_for_writing(&index, store, path, use);

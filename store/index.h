@@ -13,6 +13,8 @@
 #include "store/id_set.h"
 #include "store/index_row.h"
 
+#define INDEX_FILE "index.sqlite" /* in .vera */
+
 /* Every row, in memory. */
 struct index_rows {
     struct id_set ids;      /* of commits */

@@ -8,18 +8,18 @@ int db_failed(sqlite3 *db, int code)
     switch (code & 0xff) {
     case SQLITE_BUSY:
     case SQLITE_LOCKED:
-        return error_set(E_CONFLICT, "%s: %s", INDEX_NAME, why);
+        return error_set(E_CONFLICT, INDEX_FILE ": %s", why);
     case SQLITE_NOMEM:
-        return error_set(E_NOMEM, "%s: %s", INDEX_NAME, why);
+        return error_set(E_NOMEM, INDEX_FILE ": %s", why);
     case SQLITE_CORRUPT:
     case SQLITE_NOTADB:
     case SQLITE_ERROR:
     case SQLITE_MISMATCH:
-        return error_set(E_CORRUPT, "%s: %s", INDEX_NAME, why);
+        return error_set(E_CORRUPT, INDEX_FILE ": %s", why);
     case SQLITE_TOOBIG:
-        return error_set(E_LIMIT, "%s: %s", INDEX_NAME, why);
+        return error_set(E_LIMIT, INDEX_FILE ": %s", why);
     default:
-        return error_set(E_IO, "%s: %s", INDEX_NAME, why);
+        return error_set(E_IO, INDEX_FILE ": %s", why);
     }
 }
 
@@ -160,13 +160,13 @@ int index_state_read(struct index_state *out, sqlite3 *db)
     if (err < 0 || (err = statement_step(&more, statement)) < 0)
         return err;
     if (!more)
-        return error_set(E_CORRUPT, "%s: its state is missing", INDEX_NAME);
+        return error_set(E_CORRUPT, "its state is missing");
     struct index_state state = {
         sqlite3_column_int64(statement, 0), sqlite3_column_int64(statement, 1)};
     if ((err = state_checksum(&checksum, &state)) < 0)
         return err;
     if (checksum != sqlite3_column_int64(statement, 2))
-        return error_set(E_CORRUPT, "%s: its state has another checksum", INDEX_NAME);
+        return error_set(E_CORRUPT, "its state has another checksum");
     *out = state;
     return 0;
 }

@@ -6,8 +6,6 @@
 
 #include "store/index.h"
 
-#define INDEX_NAME "index.sqlite"
-
 /* Columns in the order of index_row.h. */
 #define VERSION_FIELDS                                                                             \
     "commit_id, parents, time, snapshot, adapter, payload, payload_bytes, layout, vectors, "       \

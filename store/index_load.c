@@ -24,7 +24,7 @@ static int adapters_load(struct index_rows *rows, sqlite3 *db)
             return err;
         size_t count = rows->adapter_count;
         if (checksum != id || (count && rows->adapters[count - 1].id >= id))
-            return error_set(E_CORRUPT, "%s: an adapter has another checksum", INDEX_NAME);
+            return error_set(E_CORRUPT, "an adapter has another checksum");
         err = array_grow(
             &rows->adapters, &rows->adapter_capacity, count + 1, sizeof(*rows->adapters)
         );
@@ -54,13 +54,13 @@ int index_row_at(
     if (err < 0)
         return err;
     if (*checksum != sqlite3_column_int64(at, 1 + VERSION_COLUMNS))
-        return error_set(E_CORRUPT, "%s: a version has another checksum", INDEX_NAME);
+        return error_set(E_CORRUPT, "a version has another checksum");
     if ((err = index_row_decode(out, values)) < 0)
         return err;
     if (index_row_id(&out->commit) == sqlite3_column_int64(at, 0))
         return 0;
     index_row_release(out);
-    return error_set(E_CORRUPT, "%s: a version has another number", INDEX_NAME);
+    return error_set(E_CORRUPT, "a version has another number");
 }
 
 static int row_load(
@@ -78,13 +78,13 @@ static int row_load(
     if (err < 0)
         return err;
     if (row.is_version && !index_rows_adapter(rows, row.adapter))
-        err = error_set(E_CORRUPT, "%s: an adapter is missing", INDEX_NAME);
+        err = error_set(E_CORRUPT, "an adapter is missing");
     if (err == 0)
         err = index_rows_add(rows, &row, NULL);
     index_row_release(&row);
     /* A damaged tree of pages may lead to one row again and again. */
     if (err == 0 && rows->ids.count == count)
-        err = error_set(E_CORRUPT, "%s: a version is there twice", INDEX_NAME);
+        err = error_set(E_CORRUPT, "a version is there twice");
     seen->versions++;
     seen->sum = index_sum(seen->sum, checksum);
     return err;
@@ -105,7 +105,7 @@ static int versions_load(struct index_rows *rows, sqlite3 *db)
     while (err == 0 && (err = statement_step(&more, statement)) == 0 && more)
         err = row_load(rows, &seen, &checksummer, statement);
     if (err == 0 && (seen.versions != state.versions || seen.sum != state.sum))
-        err = error_set(E_CORRUPT, "%s: versions are missing", INDEX_NAME);
+        err = error_set(E_CORRUPT, "versions are missing");
     return err;
 }
 
@@ -213,8 +213,12 @@ int index_check(
     int err = index_open(&index, store, INDEX_LOOK);
     if (err == 0)
         err = index_load(&rows, &index);
-    if (err == E_CORRUPT)
-        return bad(context, NULL, error_message());
+    if (err == E_CORRUPT) {
+        AUTO_FREE(char, problem); /* the message goes when `bad` makes its own */
+        if (!(problem = bytes_dup(text_bytes(error_message()))))
+            return error_wrap(E_NOMEM, "index");
+        return bad(context, NULL, problem);
+    }
     if (err < 0)
         return err == E_NOMEM || err == E_INTERRUPTED ? err : 0;
     for (size_t i = 0; err == 0 && i < rows.ids.count; i++) {

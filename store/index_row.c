@@ -187,7 +187,7 @@ static bool take_uint(uint64_t *out, const struct index_value *value)
 static int take_text(char **out, const struct index_value *value)
 {
     if (value->type != VALUE_TEXT || memchr(value->bytes.data, 0, value->bytes.len))
-        return error_set(E_CORRUPT, "index: a column holds no text");
+        return error_set(E_CORRUPT, "a column holds no text");
     if (!(*out = bytes_dup(value->bytes)))
         return error_wrap(E_NOMEM, "index");
     return 0;
@@ -198,7 +198,7 @@ static int take_parents(struct index_row *row, const struct index_value *value)
     size_t count = value->bytes.len / sizeof(*row->parents);
 
     if (value->type != VALUE_BLOB || value->bytes.len % sizeof(*row->parents))
-        return error_set(E_CORRUPT, "index: a column holds no parents");
+        return error_set(E_CORRUPT, "a column holds no parents");
     if (!(row->parents = array_new(count, sizeof(*row->parents))))
         return error_wrap(E_NOMEM, "index");
     if (count)
@@ -233,7 +233,7 @@ static int row_take(struct index_row *row, const struct index_value values[VERSI
 
     if (!take_blob(&row->commit, sizeof(row->commit), &values[VERSION_COMMIT]) ||
         values[VERSION_TIME].type != VALUE_INTEGER)
-        return error_set(E_CORRUPT, "index: a row is no commit");
+        return error_set(E_CORRUPT, "a row is no commit");
     row->time = values[VERSION_TIME].integer;
     if ((err = take_parents(row, &values[VERSION_PARENTS])) < 0)
         return err;
@@ -241,7 +241,7 @@ static int row_take(struct index_row *row, const struct index_value values[VERSI
     if (!row->is_version)
         return 0;
     if (!take_version(row, values))
-        return error_set(E_CORRUPT, "index: a row is no version");
+        return error_set(E_CORRUPT, "a row is no version");
     return take_text(&row->metrics, &values[VERSION_METRICS]);
 }
 
@@ -284,7 +284,7 @@ static int adapter_take(struct index_adapter *adapter, const struct index_value 
         !take_uint(&adapter->layers, &values[ADAPTER_LAYERS]) ||
         !take_uint(&adapter->params, &values[ADAPTER_PARAMS]) ||
         !take_seed(&adapter->recipe, &values[ADAPTER_SEED]))
-        return error_set(E_CORRUPT, "index: a row is no adapter");
+        return error_set(E_CORRUPT, "a row is no adapter");
     if (values[ADAPTER_BASE].type != VALUE_NULL)
         err = take_text(&adapter->base, &values[ADAPTER_BASE]);
     return err < 0 ? err : take_text(&adapter->targets, &values[ADAPTER_TARGETS]);

@@ -170,6 +170,35 @@ class Index(RepositoryTest):
                   "a=0.1")
         self.vera("commit", adapter("gpt2/step-000"), "-m", "b")
 
+    def change(self, sql):
+        database = sqlite3.connect(self.path(".vera/index.sqlite"))
+        database.execute(sql)
+        database.commit()
+        database.close()
+
+    def test_fsck_compares_it_with_git(self):
+        self.assertEqual(self.vera("fsck", "--json").json["bad"], [])
+        state = self.rows("SELECT * FROM state")[0]
+        row = self.rows("SELECT * FROM versions ORDER BY time LIMIT 1")[0]
+        columns = [*row[1:3], row["time"] + 1, *row[4:-1]]
+        total = (state["sum"] - row["checksum"] + checksum(columns)) % 2**64
+        total -= 2**64 if total >= 2**63 else 0
+        self.change(f"UPDATE versions SET time = time + 1, checksum = {checksum(columns)} "
+                    f"WHERE id = {row['id']}")
+        self.change(f"UPDATE state SET sum = {total}, checksum = {checksum((2, total))}")
+        bad = self.vera("fsck", "--json", code=1).json["bad"]
+        self.assertEqual(bad, [{"object": "index.sqlite", "problem":
+                                f"{row['commit_id'].hex()}: its row is not what the commit says; "
+                                "'vera reindex' makes it anew", "versions": [], "branches": []}])
+        self.vera("reindex")
+        self.assertEqual(self.vera("fsck", "--json").json["bad"], [])
+        self.change("UPDATE versions SET time = time + 1")
+        bad = self.vera("fsck", "--json", code=1).json["bad"]
+        self.assertEqual([line["object"] for line in bad], ["index.sqlite"])
+        self.assertIn("checksum", bad[0]["problem"])
+        self.vera("query")  # it is made anew by itself
+        self.assertEqual(self.vera("fsck", "--json").json["bad"], [])
+
     def rows(self, sql):
         database = sqlite3.connect(self.path(".vera/index.sqlite"))
         self.addCleanup(database.close)
