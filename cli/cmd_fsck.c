@@ -5,6 +5,22 @@
 
 #include "cli/describe.h"
 
+#define ROUNDS_MAX 1000 /* of repairing what the round before has brought to light */
+
+struct arguments {
+    const char *repair;
+};
+
+/* What was fetched whole, over all rounds. */
+struct repaired {
+    struct buf ids; /* struct commit_id, one after the other */
+};
+
+static void repaired_release(struct repaired *repaired)
+{
+    buf_release(&repaired->ids);
+}
+
 #define AUTO_REPORT(name)                                                                          \
     __attribute__((cleanup(fsck_report_release))) struct fsck_report name = {0}
 
@@ -32,7 +48,22 @@ static void bad_json(struct json_writer *writer, const struct fsck_bad *bad)
     json_write_object_end(writer);
 }
 
-static int report_json(const struct fsck_report *report)
+static void repaired_json(struct json_writer *writer, const struct repaired *repaired)
+{
+    char hex[COMMIT_HEX_SIZE];
+
+    json_write_key(writer, "repaired");
+    json_write_array_begin(writer);
+    for (size_t at = 0; at < repaired->ids.len; at += sizeof(struct commit_id)) {
+        struct commit_id id;
+        memcpy(&id, repaired->ids.data + at, sizeof(id));
+        commit_hex(hex, &id);
+        json_write_text(writer, hex);
+    }
+    json_write_array_end(writer);
+}
+
+static int report_json(const struct fsck_report *report, const struct repaired *repaired)
 {
     struct json_writer writer;
     AUTO_BUF(json);
@@ -52,6 +83,7 @@ static int report_json(const struct fsck_report *report)
     for (size_t i = 0; i < report->bad_count; i++)
         bad_json(&writer, &report->bad[i]);
     json_write_array_end(&writer);
+    repaired_json(&writer, repaired);
     return cli_json_end(&writer);
 }
 
@@ -107,16 +139,86 @@ static int report_say(struct cli *cli, const struct fsck_report *report)
     return 0;
 }
 
-static int fsck_run(struct cli *cli, const void *arguments)
+static bool was_repaired(const struct repaired *repaired, const struct commit_id *id)
 {
-    AUTO_REPORT(report);
-    int err = store_fsck(&report, cli->store, cli->progress);
+    for (size_t at = 0; at < repaired->ids.len; at += sizeof(*id))
+        if (memcmp(repaired->ids.data + at, id, sizeof(*id)) == 0)
+            return true;
+    return false;
+}
 
-    (void)arguments;
-    if (err || (err = report_say(cli, &report)) || (cli->json && (err = report_json(&report))))
+/* One round: *count is what could be fetched and was not before. */
+static int repair_round(
+    size_t *count,
+    struct repaired *repaired,
+    struct cli *cli,
+    const char *remote,
+    const struct fsck_report *report
+)
+{
+    struct repair_result result;
+    int err = store_repair(&result, cli->store, remote, report);
+
+    if (err)
+        return err;
+    for (size_t i = 0; err == 0 && i < result.count; i++) {
+        if (was_repaired(repaired, &result.ids[i]))
+            continue;
+        (*count)++;
+        err = buf_append(&repaired->ids, &result.ids[i], sizeof(result.ids[i]));
+    }
+    repair_result_release(&result);
+    return err;
+}
+
+/* Check, repair, check again, until nothing is damaged or nothing more can be fetched. */
+static int check_and_repair(
+    struct fsck_report *report, struct repaired *repaired, struct cli *cli, const char *remote
+)
+{
+    for (unsigned round = 0;; round++) {
+        size_t count = 0;
+        int err = store_fsck(report, cli->store, cli->progress);
+        if (err || !remote || !report->bad_count || round >= ROUNDS_MAX)
+            return err;
+        err = repair_round(&count, repaired, cli, remote, report);
+        if (err || !count)
+            return err;
+        fsck_report_release(report);
+        *report = (struct fsck_report){0};
+    }
+}
+
+static int fsck_run(struct cli *cli, const void *arguments_of)
+{
+    const struct arguments *arguments = arguments_of;
+    __attribute__((cleanup(repaired_release))) struct repaired repaired = {0};
+    AUTO_REPORT(report);
+
+    int err = check_and_repair(&report, &repaired, cli, arguments->repair);
+    if (err)
+        return err;
+    if (arguments->repair)
+        cli_say(
+            cli, "fetched %zu objects whole from %s", repaired.ids.len / sizeof(struct commit_id),
+            arguments->repair
+        );
+    if ((err = report_say(cli, &report)) || (cli->json && (err = report_json(&report, &repaired))))
         return err;
     return report.bad_count ? CLI_DIFFERENT : 0;
 }
+
+static const struct option options[] = {
+    {
+        .name = "repair",
+        .kind = OPTION_TEXT,
+        .target = offsetof(struct arguments, repair),
+        .value = "REMOTE",
+        .complete = COMPLETE_DIRECTORY,
+        .help = "Fetch whole what is damaged, from this repository",
+    },
+    {0},
+};
 
 const struct command command_fsck = {
     .name = "fsck",
@@ -126,6 +228,12 @@ const struct command command_fsck = {
     .details =
         "Reads and hashes every object that a branch, a tag, the reflog or the trash reaches, puts "
         "every adapter together again, and draws each proved basis once more. Names what is "
-        "damaged, and which versions and branches that touches; then it exits with 1.",
-    .examples = "vera fsck",
+        "damaged, and which versions and branches that touches; then it exits with 1.\n\n"
+        "With --repair every damaged or missing object is fetched from another repository that "
+        "has it (a clone, a backup): a path, or a remote that is one. An object's id says what it "
+        "must be, so nothing else can come in by this.",
+    .examples = "vera fsck\n"
+                "vera fsck --repair /backup/adapters.git",
+    .options = options,
+    .arguments_size = sizeof(struct arguments),
 };

@@ -288,4 +288,20 @@ struct fsck_report {
 MUST_CHECK int store_fsck(struct fsck_report *out, struct store *store, struct progress *progress);
 void fsck_report_release(struct fsck_report *report);
 
+/* Fetch whole what a report names as damaged or missing, from the repository at `remote` (a path,
+   or the name of a remote that is one). What that has not either stays. Others' writing waits
+   meanwhile. Objects behind a commit or tree that was missing can only be seen now: check again.
+   E_NOTFOUND, E_UNSUPPORTED (a URL), E_IO, E_CONFLICT. */
+struct repair_result {
+    struct commit_id *ids; /* of objects of any type */
+    size_t count;
+};
+MUST_CHECK int store_repair(
+    struct repair_result *out,
+    struct store *store,
+    const char *remote,
+    const struct fsck_report *report
+);
+void repair_result_release(struct repair_result *result);
+
 #endif

@@ -30,7 +30,7 @@ class Fsck(RepositoryTest):
 
     def test_whole(self):
         done = self.vera("fsck", "--json")
-        self.assertEqual(set(done.json), {"checked", "bad"})
+        self.assertEqual(set(done.json), {"checked", "bad", "repaired"})
         self.assertEqual(done.json["bad"], [])
         checked = done.json["checked"]
         self.assertEqual((checked["versions"], checked["snapshots"]), (2, 2))
