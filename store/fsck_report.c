@@ -85,23 +85,9 @@ static const char *reason_of(const char *message, const char *hex, const char *w
     return message + strspn(message, ": ");
 }
 
-/* The path, and for what only a reflog leads to, which one. */
-static int what_make(struct buf *out, const struct fsck *fsck, size_t node)
-{
-    int err = graph_path(out, &fsck->graph, node);
-
-    for (size_t i = 0; err == 0 && i < fsck->root_count; i++) {
-        const struct fsck_root *root = &fsck->roots[i];
-        if (root->node == node)
-            return root->is_reflog ? buf_printf(out, " in the reflog of %s", root->ref) : 0;
-    }
-    return err;
-}
-
 int fsck_bad_node(struct fsck *fsck, size_t node, int err)
 {
     AUTO_BUF(path);
-    AUTO_BUF(what);
     AUTO_BUF(message);
     char hex[GIT_OID_HEXSZ + 1];
 
@@ -110,11 +96,10 @@ int fsck_bad_node(struct fsck *fsck, size_t node, int err)
     fsck->graph.nodes[node].is_bad = true;
     git_oid_tostr(hex, sizeof(hex), &fsck->graph.ids.ids[node]);
     if ((err = buf_printf(&message, "%s", error_message())) < 0 ||
-        (err = graph_path(&path, &fsck->graph, node)) < 0 ||
-        (err = what_make(&what, fsck, node)) < 0)
+        (err = graph_path(&path, &fsck->graph, node)) < 0)
         return err;
-    const char *why = reason_of((const char *)message.data, hex, (const char *)path.data);
-    return bad_add(fsck, hex, (const char *)what.data, why, node);
+    const char *what = (const char *)path.data;
+    return bad_add(fsck, hex, what, reason_of((const char *)message.data, hex, what), node);
 }
 
 int fsck_bad_ref(struct fsck *fsck, const char *ref, int err)
@@ -263,6 +248,26 @@ branches_take(struct fsck_bad *bad, const struct fsck *fsck, const struct reache
     return err;
 }
 
+/* No ref leads there: say which reflog does. */
+static int reflog_tell(struct fsck_bad *bad, const struct fsck *fsck, const struct reached *reached)
+{
+    AUTO_BUF(line);
+    size_t i = 0;
+
+    while (i < fsck->root_count && !reached->marks[fsck->roots[i].node])
+        i++;
+    if (bad->branch_count || i == fsck->root_count)
+        return 0;
+    int err = buf_printf(
+        &line, "%s (only the reflog of %s leads there)", bad->problem, fsck->roots[i].ref
+    );
+    if (err < 0)
+        return err;
+    free(bad->problem);
+    bad->problem = (char *)buf_take(&line).data;
+    return 0;
+}
+
 static int node_touched(
     struct fsck_bad *bad,
     const struct fsck *fsck,
@@ -281,7 +286,8 @@ static int node_touched(
         for (uint32_t i = sources->begin[at]; i < sources->begin[at + 1]; i++)
             reached_add(reached, sources->list[i]);
     }
-    if ((err = branches_take(bad, fsck, reached)) == 0)
+    if ((err = branches_take(bad, fsck, reached)) == 0 &&
+        (err = reflog_tell(bad, fsck, reached)) == 0)
         err = interrupt_check();
     return err;
 }

@@ -1,18 +1,22 @@
 /* See loose.h, and gitformat-loose(5). */
 #include "store/loose.h"
 
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 
 #include <openssl/evp.h>
+#define ZLIB_CONST
 #include <zlib.h>
 
 #include "format/digest.h"
 #include "format/file.h"
 #include "format/limits.h"
 
-#define HEADER_SIZE 32 /* "commit ", 20 digits and a NUL fit */
-#define LEVEL       6
+#define HEADER_SIZE  32 /* "commit ", 20 digits and a NUL fit */
+#define LEVEL        6
+#define DEFLATE_MOST 1032u
+#define BYTES_MAX    (UINT64_C(1) << 40) /* no size that is read overflows */
 
 int loose_path(char **out, const struct store *store, const git_oid *id)
 {
@@ -122,8 +126,21 @@ static bool inflate_to(z_stream *stream, uint8_t *out, size_t len)
     return !stream->avail_out;
 }
 
-/* The header's size, where it is this type's and not above the limit. */
-static bool header_read(size_t *out, z_stream *stream, git_object_t type, uint64_t limit)
+static git_object_t type_read(const char *header)
+{
+    static const git_object_t types[] = {
+        GIT_OBJECT_BLOB, GIT_OBJECT_TREE, GIT_OBJECT_COMMIT, GIT_OBJECT_TAG};
+
+    for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++) {
+        const char *name = git_object_type2string(types[i]);
+        if (strncmp(header, name, strlen(name)) == 0 && header[strlen(name)] == ' ')
+            return types[i];
+    }
+    return GIT_OBJECT_INVALID;
+}
+
+/* Exactly as header_make() makes it. */
+static bool header_read(struct loose_header *out, z_stream *stream)
 {
     char header[HEADER_SIZE], wanted[HEADER_SIZE];
     size_t len = 0;
@@ -133,24 +150,25 @@ static bool header_read(size_t *out, z_stream *stream, git_object_t type, uint64
         if (len == sizeof(header) || !inflate_to(stream, (uint8_t *)header + len, 1))
             return false;
     } while (header[len++]);
-    const char *digits = strchr(header, ' ');
-    for (digits += digits != NULL; digits && *digits >= '0' && *digits <= '9'; digits++) {
+    git_object_t type = type_read(header);
+    if (type == GIT_OBJECT_INVALID)
+        return false;
+    for (const char *digits = strchr(header, ' ') + 1; *digits >= '0' && *digits <= '9'; digits++) {
         bytes = bytes * 10 + (uint64_t)(*digits - '0');
-        if (bytes > limit)
+        if (bytes > BYTES_MAX)
             return false;
     }
-    *out = (size_t)bytes;
-    return header_make(wanted, type, *out) == len && memcmp(wanted, header, len) == 0;
+    *out = (struct loose_header){type, (size_t)bytes};
+    return header_make(wanted, type, out->bytes) == len && memcmp(wanted, header, len) == 0;
 }
 
-/* All of the stream: header, contents, and nothing behind them. */
-static int
-contents_read(bool *whole, struct buf *out, z_stream *stream, git_object_t type, uint64_t limit)
+/* What is behind the header, and nothing behind that. */
+static int contents_read(bool *whole, struct buf *out, z_stream *stream, size_t bytes)
 {
     uint8_t none;
-    size_t bytes;
 
-    if (!header_read(&bytes, stream, type, limit))
+    /* deflate makes 1,032 bytes of one at most: what claims more is not given the memory. */
+    if (bytes / DEFLATE_MOST > stream->avail_in + (uint64_t)HEADER_SIZE)
         return 0;
     int err = buf_reserve(out, bytes);
     if (err < 0 || !inflate_to(stream, out->data, bytes))
@@ -162,16 +180,27 @@ contents_read(bool *whole, struct buf *out, z_stream *stream, git_object_t type,
     return 0;
 }
 
-static int file_inflate(
-    bool *whole, struct buf *out, const struct buf *file, git_object_t type, uint64_t limit
+int loose_decode(
+    bool *whole, struct loose_header *header, struct buf *out, struct bytes file, uint64_t limit
 )
 {
-    z_stream stream = {.next_in = file->data, .avail_in = (uInt)file->len};
+    z_stream stream = {.next_in = file.data, .avail_in = (uInt)file.len};
+    AUTO_BUF(contents);
+    int err = 0;
 
+    *whole = false;
+    if (file.len > UINT_MAX)
+        return 0;
     if (inflateInit(&stream) != Z_OK)
         return error_set(E_NOMEM, "zlib has no memory");
-    int err = contents_read(whole, out, &stream, type, limit);
+    bool is_header = header_read(header, &stream);
+    if (is_header && !out)
+        *whole = true;
+    else if (is_header && header->bytes <= limit)
+        err = contents_read(whole, &contents, &stream, header->bytes);
     inflateEnd(&stream);
+    if (err == 0 && *whole && out)
+        *out = buf_take(&contents);
     return err;
 }
 
@@ -187,6 +216,7 @@ int loose_find(
     AUTO_FREE(char, path);
     AUTO_BUF(file);
     AUTO_BUF(data);
+    struct loose_header header;
     bool whole = false;
     git_oid actual;
 
@@ -196,8 +226,9 @@ int loose_find(
         return err;
     if ((err = file_read(&file, path, compressBound(limit + HEADER_SIZE))) < 0)
         return err == E_NOMEM ? err : 0;
-    if ((err = file_inflate(&whole, &data, &file, type, limit)) < 0 || !whole ||
-        (err = loose_id(&actual, type, buf_bytes(&data))) < 0 || !git_oid_equal(&actual, id))
+    if ((err = loose_decode(&whole, &header, &data, buf_bytes(&file), limit)) < 0 || !whole ||
+        header.type != type || (err = loose_id(&actual, type, buf_bytes(&data))) < 0 ||
+        !git_oid_equal(&actual, id))
         return err;
     *out = buf_take(&data);
     *found = true;

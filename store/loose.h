@@ -29,6 +29,19 @@ MUST_CHECK int loose_write(
     enum loose_form form
 );
 
+struct loose_header {
+    git_object_t type;
+    size_t bytes;
+};
+
+/* Take a loose object's file apart: its header and, where `out` is not NULL, its contents; for the
+   header the file's first 4 KiB are enough. *whole false where it is no loose object, or its
+   contents are of another size than the header says, or above `limit`; what it claims is not
+   allocated. */
+MUST_CHECK int loose_decode(
+    bool *whole, struct loose_header *header, struct buf *out, struct bytes file, uint64_t limit
+);
+
 /* The contents of a loose object of this type and of at most `limit` bytes, its id compared (as by
    loose_id()). *found false where there is no such file, or it is not right in any way: libgit2 may
    know better, or what is wrong. Memory: the file and the contents. May be called from several
