@@ -5,32 +5,20 @@
  * block is as large as a cache can use and never less than one row, which is no more than a row of
  * A. Blocks are cut by size alone, so the report's sums are the same with any number of threads.
  */
-#define _GNU_SOURCE
 #include <math.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "apply/kernel.h"
 #include "apply/rewrite.h"
+#include "format/crew.h"
 #include "format/limits.h"
 
 /* Each thread has a block, with a report three more of its size. */
 #define BLOCK_BYTES (4 * MIB)
-#define TILE_ROWS   12 /* what the kernel's tiles have at most, and a multiple of what others have \
-                        */
-
-/* Cores that this process may use. */
-static unsigned core_count(void)
-{
-    cpu_set_t set;
-
-    if (sched_getaffinity(0, sizeof(set), &set) == 0 && CPU_COUNT(&set) > 0)
-        return (unsigned)CPU_COUNT(&set);
-    long online = sysconf(_SC_NPROCESSORS_ONLN);
-    return online > 0 ? (unsigned)online : 1;
-}
+#define TILE_ROWS                                                                                  \
+    12 /* what the kernel's tiles have at most, and a multiple of what others have                 \
+        */
 
 int stream_init(
     struct stream *out,
@@ -40,7 +28,7 @@ int stream_init(
 )
 {
     out->rewrites = rewrites;
-    out->threads = options->threads ? options->threads : core_count();
+    out->threads = options->threads ? options->threads : crew_size(SIZE_MAX);
     out->report = options->report;
     out->progress = options->progress;
     out->total = total;

@@ -1,11 +1,14 @@
 /* Threads that work off a list. See crew.h. */
+#define _GNU_SOURCE
 #include "format/crew.h"
 
 #include <assert.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "format/buf.h"
 
@@ -88,4 +91,22 @@ int crew_run(crew_work *work, void *context, size_t count, unsigned members)
     }
     pthread_mutex_destroy(&crew.mutex);
     return crew.failed == SIZE_MAX ? 0 : error_unpack(crew.err, crew.packed);
+}
+
+/* Cores that this process may use. */
+static size_t core_count(void)
+{
+    cpu_set_t set;
+
+    if (sched_getaffinity(0, sizeof(set), &set) == 0 && CPU_COUNT(&set) > 0)
+        return (size_t)CPU_COUNT(&set);
+    long online = sysconf(_SC_NPROCESSORS_ONLN);
+    return online > 0 ? (size_t)online : 1;
+}
+
+unsigned crew_size(size_t count)
+{
+    size_t cores = core_count();
+
+    return count < 2 ? 1 : (unsigned)(count < cores ? count : cores);
 }

@@ -17,4 +17,8 @@ typedef int crew_work(void *context, unsigned member, size_t piece);
    cannot be had the others do its work. */
 MUST_CHECK int crew_run(crew_work *work, void *context, size_t count, unsigned members);
 
+/* How many members suit so many pieces: one for each core that this process may use, but no more
+   than there are pieces, and at least one. */
+unsigned crew_size(size_t count);
+
 #endif

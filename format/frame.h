@@ -95,11 +95,12 @@ MUST_CHECK int
 frame_vectors(struct frame_vector **out, size_t *out_count, const struct safetensors *layout);
 
 /*
- * A payload above FRAME_PART_BYTES is several frames, since git hosts refuse large files. A part
- * takes vectors, in order, until the next value would make it too large: so a vector may be cut,
- * between two values, and the parts follow from the layout alone.
+ * A payload above FRAME_PART_BYTES is several frames: they are encoded and decoded at the same
+ * time, and none of them is a file that git hosts refuse for its size. A part takes vectors, in
+ * order, until the next value would make it too large: so a vector may be cut, between two values,
+ * and the parts follow from the layout alone.
  */
-#define FRAME_PART_BYTES (64 * MIB)
+#define FRAME_PART_BYTES (8 * MIB)
 
 struct frame_part {
     const struct frame_vector *vectors; /* [count], whole or cut; owned by the parts */

@@ -4,14 +4,18 @@
  * adapter_model.safetensors = layout (its header, verbatim) + its tensors' bytes. A and B come from
  * the recipe or are kept; everything else is the payload, in file order, so the file is at most six
  * pieces one after the other: layout, payload, A or B, payload, B or A, payload. Encoding ends with
- * the way back: what snapshot_restore() gives is compared with what came in (P1).
+ * the way back: the pieces are compared with what came in (P1).
  */
 #include "format/snapshot.h"
 
 #include <stdlib.h>
 #include <string.h>
 
+#include "format/crew.h"
 #include "format/interrupt.h"
+#include "format/limits.h"
+
+#define LARGE_FILE MIB /* a model file from here on is worth a second thread */
 
 /* Files */
 
@@ -303,6 +307,30 @@ static int base_take(struct snapshot *snapshot, const struct base_facts *base)
     return err < 0 ? err : buf_copy(&snapshot->model_config, buf_bytes(&base->config));
 }
 
+/* The two halves that hash the whole model file, at the same time where that takes long. */
+
+enum { MANIFEST, PAYLOAD, HALVES };
+
+struct taking {
+    struct snapshot *snapshot;
+    const struct adapter_files *files;
+    const struct adapter *adapter;
+    struct bytes data; /* of the model file, behind its header */
+    const struct base_facts *base;
+};
+
+static int half_make(void *context, unsigned member, size_t half)
+{
+    const struct taking *taking = context;
+    struct snapshot *snapshot = taking->snapshot;
+
+    (void)member;
+    if (half == MANIFEST)
+        return manifest_make(snapshot, taking->files);
+    int err = payload_make(&snapshot->payload, taking->adapter, taking->data);
+    return err < 0 ? err : recipe_make(snapshot, taking->adapter, taking->data, taking->base);
+}
+
 static int parts_make(
     struct snapshot *snapshot,
     const struct adapter_files *files,
@@ -318,68 +346,15 @@ static int parts_make(
     if ((err = safetensors_header_size(&header, model, model.len)) < 0)
         return error_wrap(err, "%s", PEFT_MODEL);
     struct bytes layout = slice(model, 0, header), data = slice(model, header, model.len);
+    struct taking taking = {snapshot, files, &adapter, data, base};
+    unsigned members = model.len < LARGE_FILE ? 1 : crew_size(HALVES);
     if ((err = adapter_decode(&adapter, config, layout, model.len)) < 0 ||
-        (err = manifest_make(snapshot, files)) < 0 ||
+        (err = crew_run(half_make, &taking, HALVES, members)) < 0 ||
         (err = buf_copy(&snapshot->config, config)) < 0 ||
         (err = buf_copy(&snapshot->layout, layout)) < 0 ||
-        (err = payload_make(&snapshot->payload, &adapter, data)) < 0 ||
-        (err = recipe_make(snapshot, &adapter, data, base)) < 0 ||
         (err = other_files_make(snapshot, files)) < 0)
         return err;
     return base ? base_take(snapshot, base) : 0;
-}
-
-/* P1: what comes out is what came in. */
-static int round_trip_check(const struct snapshot *snapshot, const struct adapter_files *files)
-{
-    AUTO_ADAPTER_FILES(restored);
-
-    int err = snapshot_restore(&restored, snapshot);
-    if (err < 0)
-        return err;
-    bool equal = restored.count == files->count;
-    for (size_t i = 0; equal && i < files->count; i++) {
-        const struct adapter_file *in = &files->files[i];
-        const struct adapter_file *out = bsearch(
-            in, restored.files, restored.count, sizeof(*in), file_compare
-        );
-        equal = out && bytes_equal(buf_bytes(&in->data), buf_bytes(&out->data));
-    }
-    return equal ? 0 : error_set(E_CORRUPT, "snapshot: the parts do not give back what was read");
-}
-
-static const struct buf *file_data(const struct adapter_files *files, const char *path)
-{
-    const struct adapter_file *file = adapter_files_find(files, path);
-
-    return file ? &file->data : NULL;
-}
-
-int snapshot_encode(
-    struct snapshot *out, const struct adapter_files *files, const struct base_facts *base
-)
-{
-    const struct buf *config = file_data(files, PEFT_CONFIG), *model = file_data(files, PEFT_MODEL);
-    AUTO_SNAPSHOT(snapshot);
-    int err;
-
-    if (!config)
-        return error_set(E_NOTFOUND, "no %s", PEFT_CONFIG);
-    /* An adapter of another kind is called so before its files are. */
-    struct peft_config kind = {0};
-    if ((err = peft_config_decode(&kind, buf_bytes(config))) < 0)
-        return err;
-    peft_config_release(&kind);
-    if (!model && file_data(files, "adapter_model.bin"))
-        return error_set(E_UNSUPPORTED, "adapter_model.bin is a pickle; %s is needed", PEFT_MODEL);
-    if (!model)
-        return error_set(E_NOTFOUND, "no %s", PEFT_MODEL);
-    if ((err = parts_make(&snapshot, files, buf_bytes(config), buf_bytes(model), base)) < 0 ||
-        (err = round_trip_check(&snapshot, files)) < 0)
-        return err;
-    *out = snapshot;
-    snapshot = (struct snapshot){0};
-    return 0;
 }
 
 /* Putting together */
@@ -518,6 +493,91 @@ int snapshot_restore(struct adapter_files *out, const struct snapshot *snapshot)
     }
     *out = files;
     files = (struct adapter_files){0};
+    return 0;
+}
+
+/* The way back, before the way out is over */
+
+static int model_equal(bool *equal, const struct loaded_adapter *loaded, struct bytes data)
+{
+    AUTO_BUF(drawn_a);
+    AUTO_BUF(drawn_b);
+    struct bytes a, b, pieces[PIECES];
+    size_t at = 0;
+
+    int err = matrices_get(&a, &b, &drawn_a, &drawn_b, loaded);
+    if (err < 0)
+        return err;
+    struct bytes payload = buf_bytes(&loaded->snapshot->payload);
+    pieces_set(pieces, &loaded->adapter, buf_bytes(&loaded->snapshot->layout), payload, a, b);
+    *equal = true;
+    for (size_t i = 0; *equal && i < PIECES; i++) {
+        *equal = pieces[i].len <= data.len - at &&
+                 bytes_equal(pieces[i], slice(data, at, at + pieces[i].len));
+        at += pieces[i].len;
+    }
+    *equal = *equal && at == data.len;
+    return 0;
+}
+
+/* P1: what comes out is what came in. The manifest's digests are of what came in, so equal bytes
+   need no digests of their own. */
+static int round_trip_check(const struct snapshot *snapshot, const struct adapter_files *files)
+{
+    AUTO_LOADED_ADAPTER(loaded);
+    AUTO_MANIFEST(manifest);
+    int err;
+
+    if ((err = adapter_load(&loaded, snapshot)) < 0 ||
+        (err = manifest_decode(&manifest, buf_bytes(&snapshot->manifest))) < 0 ||
+        (err = files_count_check(&manifest, snapshot)) < 0)
+        return err;
+    bool equal = manifest.count == files->count;
+    for (size_t i = 0; equal && i < files->count; i++) {
+        const struct adapter_file *file = &files->files[i];
+        const struct buf *stored = stored_file(snapshot, file->path);
+        if (strcmp(file->path, PEFT_MODEL) == 0)
+            err = model_equal(&equal, &loaded, buf_bytes(&file->data));
+        else
+            equal = stored && bytes_equal(buf_bytes(stored), buf_bytes(&file->data));
+        equal = equal && manifest_find(&manifest, file->path);
+        if (err < 0 || (err = interrupt_check()) < 0)
+            return err;
+    }
+    return equal ? 0 : error_set(E_CORRUPT, "snapshot: the parts do not give back what was read");
+}
+
+static const struct buf *file_data(const struct adapter_files *files, const char *path)
+{
+    const struct adapter_file *file = adapter_files_find(files, path);
+
+    return file ? &file->data : NULL;
+}
+
+int snapshot_encode(
+    struct snapshot *out, const struct adapter_files *files, const struct base_facts *base
+)
+{
+    const struct buf *config = file_data(files, PEFT_CONFIG), *model = file_data(files, PEFT_MODEL);
+    AUTO_SNAPSHOT(snapshot);
+    int err;
+
+    if (!config)
+        return error_set(E_NOTFOUND, "no %s", PEFT_CONFIG);
+    /* An adapter of another kind is called so before its files are. */
+    struct peft_config kind = {0};
+    if ((err = peft_config_decode(&kind, buf_bytes(config))) < 0)
+        return err;
+    peft_config_release(&kind);
+    if (!model && file_data(files, "adapter_model.bin"))
+        return error_set(E_UNSUPPORTED, "adapter_model.bin is a pickle; %s is needed", PEFT_MODEL);
+    if (!model)
+        return error_set(E_NOTFOUND, "no %s", PEFT_MODEL);
+    if ((err = parts_make(&snapshot, files, buf_bytes(config), buf_bytes(model), base)) < 0 ||
+        (err = round_trip_check(&snapshot, files)) < 0)
+        return err;
+    *out = snapshot;
+    snapshot = (struct snapshot){0};
     return 0;
 }
 

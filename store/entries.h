@@ -1,4 +1,4 @@
-/* The entries that a tree of a version may have: each one that the format names, once, with its
+/* The entries of a version's trees. What is read has each one that the format names, once, with its
    mode, and no other. */
 #ifndef STORE_ENTRIES_H
 #define STORE_ENTRIES_H
@@ -24,5 +24,21 @@ entry_read(struct buf *out, struct store *store, const struct entry *entry, uint
 
 /* E_CORRUPT: "tree <id>: '<name>' <why>". */
 MUST_CHECK int entry_error(const git_oid *tree, const char *name, const char *why);
+
+/* An entry of a tree that is written. */
+struct tree_entry {
+    const char *name;
+    bool is_tree;
+    git_oid id;
+};
+
+/* The tree of these, which are put into git's order. */
+MUST_CHECK int tree_write(
+    git_oid *out,
+    struct objects *objects,
+    struct store *store,
+    struct tree_entry *entries,
+    size_t count
+);
 
 #endif

@@ -97,6 +97,9 @@ MUST_CHECK int frame_write(
     struct written *out, const struct objects *objects, struct store *store, struct bytes frame
 );
 MUST_CHECK int objects_add(struct objects *objects, const struct written *written);
+/* An object that is there and was compared belongs to what is written: touch it, and sync it too.
+ */
+MUST_CHECK int objects_keep(struct objects *objects, struct store *store, const git_oid *id);
 /* Sync every loose object of `objects`, and the folders that they lie in. */
 MUST_CHECK int objects_sync(struct objects *objects, struct store *store);
 
@@ -177,9 +180,8 @@ version_snapshot(struct digest *out, struct store *store, const struct commit_id
 MUST_CHECK int
 version_recipe(struct recipe *out, struct store *store, const struct commit_id *commit);
 
-/* tree_write.c: every object of a version but its commit. `parent`, or NULL: whose vectors/ is
-   taken where it holds the same payload, and is otherwise what the new frames may be differences
-   from. */
+/* tree_write.c: every object of a version but its commit. `parent`, or NULL: what the new frames
+   may be differences from. */
 MUST_CHECK int snapshot_write(
     git_oid *out,
     struct frame_summary *frame,

@@ -225,14 +225,12 @@ static int files_read(struct loading *loading)
 
 static int vectors_read(struct loading *loading)
 {
-    AUTO_PAYLOAD(payload);
+    AUTO_CHAIN(chain);
 
-    int err = payload_read(
-        &payload, loading->store, &loading->root[VECTORS].id, &loading->adapter.layout
+    int err = chain_open(
+        &chain, loading->store, &loading->root[VECTORS].id, &loading->adapter.layout
     );
-    if (err == 0)
-        loading->snapshot->payload = buf_take(&payload.bytes);
-    return err;
+    return err < 0 ? err : payload_read(&loading->snapshot->payload, chain);
 }
 
 static int snapshot_load(struct loading *loading, const struct commit_id *commit)
@@ -261,54 +259,5 @@ int store_load(struct snapshot *out, struct store *store, const struct commit_id
     }
     *out = snapshot;
     snapshot = (struct snapshot){0};
-    return 0;
-}
-
-/* Frame */
-
-/* Sizes of `frame.1` and the parts that follow. */
-static int parts_measure(struct frame_summary *frame, struct store *store, const git_oid *vectors)
-{
-    AUTO_GIT(git_tree, tree);
-
-    int err = tree_read(&tree, store, vectors);
-    for (size_t i = 0; err == 0 && i < git_tree_entrycount(tree); i++) {
-        const git_tree_entry *entry = git_tree_entry_byindex(tree, i);
-        git_object_t type;
-        size_t bytes = 0;
-        if (strncmp(git_tree_entry_name(entry), "frame.", strlen("frame.")) != 0)
-            continue;
-        int code = git_odb_read_header(&bytes, &type, store->odb, git_tree_entry_id(entry));
-        if (code < 0)
-            err = git_failed(code, "vectors/%s", git_tree_entry_name(entry));
-        frame->bytes += bytes;
-    }
-    return err;
-}
-
-int store_frame(struct frame_summary *out, struct store *store, const struct commit_id *id)
-{
-    struct frame_summary frame = {0};
-    struct frame_info info;
-    AUTO_BUF(data);
-    bool found = false;
-    git_oid blob, vectors;
-    int err;
-
-    if ((err = version_entry(&found, &blob, store, id, "vectors/frame")) < 0)
-        return err;
-    if (!found)
-        return error_set(E_CORRUPT, "the version has no vectors/frame");
-    if ((err = object_read(&data, store, &blob, GIT_OBJECT_BLOB, LIMIT_FILE, "vectors/frame")) <
-            0 ||
-        (err = frame_inspect(&info, buf_bytes(&data))) < 0 ||
-        (err = version_entry(&found, &vectors, store, id, "vectors")) < 0)
-        return err;
-    frame.codec = frame_codec_name(info.codec);
-    frame.depth = info.depth;
-    frame.bytes = data.len;
-    if ((err = parts_measure(&frame, store, &vectors)) < 0)
-        return err;
-    *out = frame;
     return 0;
 }

@@ -204,8 +204,7 @@ static int object_keep(
 
     if (presence != OBJECT_WHOLE)
         return object_put(written, store, type, data, form, presence == OBJECT_DAMAGED);
-    written->is_settled = ids_have(&objects->settled, &written->id);
-    if (!written->is_settled)
+    if (!(written->is_settled = ids_have(&objects->settled, &written->id)))
         object_freshen(store, &written->id);
     return 0;
 }
@@ -214,6 +213,14 @@ int objects_add(struct objects *objects, const struct written *written)
 {
     objects->bytes += written->bytes;
     return written->is_settled ? 0 : ids_add(&objects->written, &written->id);
+}
+
+int objects_keep(struct objects *objects, struct store *store, const git_oid *id)
+{
+    if (ids_have(&objects->settled, id))
+        return 0;
+    object_freshen(store, id);
+    return ids_add(&objects->written, id);
 }
 
 int object_write(

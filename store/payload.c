@@ -5,10 +5,13 @@
  */
 #include "store/payload.h"
 
-#include <inttypes.h>
+#include <assert.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
+#include "format/crew.h"
 #include "format/limits.h"
 #include "store/entries.h"
 
@@ -24,23 +27,33 @@ struct chain {
     struct store *store;
     struct frame_parts parts;
     char (*names)[FRAME_NAME_SIZE];
+    pthread_mutex_t mutex; /* of what follows; a link that is there does not change */
     struct link links[LIMIT_FRAME_DEPTH + 1]; /* the newest first */
     size_t count;
+    bool needs_base; /* one of the newest frames is a difference */
 };
 
-static void chain_release(struct chain *chain)
+static void chain_free(struct chain *chain)
 {
     for (size_t i = 0; i < chain->count; i++)
         free(chain->links[i].entries);
     frame_parts_release(&chain->parts);
     free(chain->names);
+    pthread_mutex_destroy(&chain->mutex);
+    free(chain);
 }
 
-void payload_release(struct payload *payload)
+void chain_release(struct chain **chain)
 {
-    buf_release(&payload->bytes);
-    buf_release(&payload->base);
-    free(payload->depths);
+    if (*chain)
+        chain_free(*chain);
+    *chain = NULL;
+}
+
+void payload_part_release(struct payload_part *part)
+{
+    buf_release(&part->bytes);
+    buf_release(&part->base);
 }
 
 void frame_name(char out[FRAME_NAME_SIZE], size_t part)
@@ -66,19 +79,16 @@ static int link_add(struct chain *chain, const git_oid *tree)
     return entries_read(link->entries, parts + 1, chain->store, tree);
 }
 
-static int chain_begin(
-    struct chain *chain,
-    struct store *store,
-    const git_oid *vectors,
-    const struct safetensors *layout
-)
+static int
+chain_begin(struct chain *chain, const git_oid *vectors, const struct safetensors *layout)
 {
     AUTO_FREE(struct frame_vector, list);
     size_t count = 0;
 
-    chain->store = store;
     int err = frame_vectors(&list, &count, layout);
-    if (err < 0 || (err = frame_parts_cut(&chain->parts, list, count, store->part_bytes)) < 0)
+    if (err == 0)
+        err = frame_parts_cut(&chain->parts, list, count, chain->store->part_bytes);
+    if (err < 0)
         return err;
     if (!(chain->names = array_new(chain->parts.count, sizeof(*chain->names))))
         return error_wrap(E_NOMEM, "vectors");
@@ -87,8 +97,39 @@ static int chain_begin(
     return link_add(chain, vectors);
 }
 
+int chain_open(
+    struct chain **out,
+    struct store *store,
+    const git_oid *vectors,
+    const struct safetensors *layout
+)
+{
+    AUTO_CHAIN(chain);
+
+    struct chain *made = array_new(1, sizeof(*made));
+    if (!made)
+        return error_wrap(E_NOMEM, "vectors");
+    if (pthread_mutex_init(&made->mutex, NULL) != 0) {
+        free(made);
+        return error_set(E_NOMEM, "out of memory for a lock");
+    }
+    chain = made;
+    chain->store = store;
+    int err = chain_begin(chain, vectors, layout);
+    if (err < 0)
+        return err;
+    *out = chain;
+    chain = NULL;
+    return 0;
+}
+
+const struct frame_parts *chain_parts(const struct chain *chain)
+{
+    return &chain->parts;
+}
+
 /* Walk the trees below the newest one, to this depth. */
-static int chain_extend(struct chain *chain, unsigned depth)
+static int chain_walk(struct chain *chain, unsigned depth)
 {
     while (chain->count <= depth) {
         const struct link *last = &chain->links[chain->count - 1];
@@ -102,43 +143,44 @@ static int chain_extend(struct chain *chain, unsigned depth)
     return 0;
 }
 
+static int chain_extend(struct chain *chain, unsigned depth)
+{
+    pthread_mutex_lock(&chain->mutex);
+    int err = chain_walk(chain, depth);
+    pthread_mutex_unlock(&chain->mutex);
+    return err;
+}
+
+static void base_needed(struct chain *chain)
+{
+    pthread_mutex_lock(&chain->mutex);
+    chain->needs_base = true;
+    pthread_mutex_unlock(&chain->mutex);
+}
+
 static int frame_wrap(int err, const struct entry *entry)
 {
     return error_wrap(err, "object %s (%s)", git_oid_tostr_s(&entry->id), entry->name);
 }
 
-static int
-frame_read(struct buf *out, const struct chain *chain, size_t link, const struct frame_part *part)
+static int frame_read(struct buf *out, const struct chain *chain, size_t link, size_t part)
 {
-    const struct entry *entry = &chain->links[link].entries[part - chain->parts.parts];
+    const struct entry *entry = &chain->links[link].entries[part];
 
-    return entry_read(out, chain->store, entry, part->bytes + FRAME_OVERHEAD);
+    return entry_read(out, chain->store, entry, chain->parts.parts[part].bytes + FRAME_OVERHEAD);
 }
 
-/* Two payloads of one part in a row. */
-struct pair {
-    struct buf now, before;
-    struct digest now_digest, before_digest;
-    bool has_before;
-    unsigned depth; /* of the frame of `now` */
-};
-
-static void pair_release(struct pair *pair)
-{
-    buf_release(&pair->now);
-    buf_release(&pair->before);
-}
-
-/* Decode one frame: what was `now` is `before`. `first`: the chain's whole frame. */
-static int
-pair_advance(struct pair *pair, struct bytes frame, const struct frame_part *part, bool first)
+/* Decode the next frame of a chain: `read` is of the one before, or nothing before the `first`. */
+static int part_advance(
+    struct payload_part *read, struct bytes frame, const struct frame_part *part, bool first
+)
 {
     struct frame_bases bases = {
-        .x1 = buf_bytes(&pair->now),
-        .digest1 = pair->now_digest,
-        .x0 = pair->has_before ? buf_bytes(&pair->before) : (struct bytes){0},
-        .digest0 = pair->before_digest,
-        .depth = pair->depth,
+        .x1 = buf_bytes(&read->bytes),
+        .digest1 = read->digest,
+        .x0 = read->depth ? buf_bytes(&read->base) : (struct bytes){0},
+        .digest0 = read->base_digest,
+        .depth = read->depth,
     };
     struct frame_info info;
     AUTO_BUF(next);
@@ -147,95 +189,122 @@ pair_advance(struct pair *pair, struct bytes frame, const struct frame_part *par
     if ((err = frame_inspect(&info, frame)) < 0 ||
         (err = frame_decode(&next, frame, part->vectors, part->count, first ? NULL : &bases)) < 0)
         return err;
-    buf_release(&pair->before);
-    pair->before = buf_take(&pair->now);
-    pair->before_digest = pair->now_digest;
-    pair->has_before = !first;
-    pair->now = buf_take(&next);
-    pair->now_digest = info.payload;
-    pair->depth = info.depth;
+    buf_release(&read->base);
+    read->base = buf_take(&read->bytes);
+    read->base_digest = read->digest;
+    read->bytes = buf_take(&next);
+    read->digest = info.payload;
+    read->depth = info.depth;
     return 0;
 }
 
-/* One part, from its whole frame on. */
-static int part_read(struct pair *pair, struct chain *chain, const struct frame_part *part)
+/* Decode `depth` + 1 frames; the newest one was read already. */
+static int part_decode(
+    struct payload_part *read, struct chain *chain, size_t part, struct bytes newest, unsigned depth
+)
 {
-    size_t index = (size_t)(part - chain->parts.parts);
-    struct frame_info info;
-    AUTO_BUF(newest);
     int err;
 
-    if ((err = frame_read(&newest, chain, 0, part)) < 0)
+    if ((err = chain_extend(chain, depth)) < 0)
         return err;
-    if ((err = frame_inspect(&info, buf_bytes(&newest))) < 0)
-        return frame_wrap(err, &chain->links[0].entries[index]);
-    if ((err = chain_extend(chain, info.depth)) < 0)
-        return err;
-    for (size_t i = info.depth + 1; i-- > 0;) {
+    for (size_t i = depth + 1; i-- > 0;) {
         AUTO_BUF(older);
         if (i && (err = frame_read(&older, chain, i, part)) < 0)
             return err;
-        struct bytes frame = buf_bytes(i ? &older : &newest);
-        if ((err = pair_advance(pair, frame, part, i == info.depth)) < 0)
-            return frame_wrap(err, &chain->links[i].entries[index]);
+        struct bytes frame = i ? buf_bytes(&older) : newest;
+        if ((err = part_advance(read, frame, &chain->parts.parts[part], i == depth)) < 0)
+            return frame_wrap(err, &chain->links[i].entries[part]);
         if ((err = interrupt_check()) < 0)
             return err;
     }
     return 0;
 }
 
-static int part_append(struct payload *payload, struct pair *pair, bool only)
+int chain_read(struct payload_part *out, struct chain *chain, size_t part, unsigned depth_max)
 {
+    struct frame_info info;
+    AUTO_PART(read);
+    AUTO_BUF(newest);
     int err;
 
-    if (only) {
-        payload->bytes = buf_take(&pair->now);
-        payload->digest = pair->now_digest;
-        payload->base = buf_take(&pair->before);
-        payload->base_digest = pair->before_digest;
-        return 0;
-    }
-    if ((err = buf_append(&payload->bytes, pair->now.data, pair->now.len)) < 0 ||
-        (err = buf_append(&payload->base, pair->before.data, pair->before.len)) < 0)
+    if ((err = frame_read(&newest, chain, 0, part)) < 0)
         return err;
-    return buf_resize(&payload->base, payload->bytes.len);
+    if ((err = frame_inspect(&info, buf_bytes(&newest))) < 0)
+        return frame_wrap(err, &chain->links[0].entries[part]);
+    if (info.depth)
+        base_needed(chain);
+    if (info.depth > depth_max)
+        read.depth = info.depth;
+    else if ((err = part_decode(&read, chain, part, buf_bytes(&newest), info.depth)) < 0)
+        return err;
+    *out = read;
+    read = (struct payload_part){0};
+    return 0;
 }
 
-static int digests_make(struct payload *payload)
+int chain_check(const struct chain *chain)
 {
-    int err = digest_of(&payload->digest, buf_bytes(&payload->bytes));
+    const struct link *newest = &chain->links[0];
+    const struct entry *base = &newest->entries[chain->parts.count];
 
-    return err < 0 ? err : digest_of(&payload->base_digest, buf_bytes(&payload->base));
+    if (chain->needs_base || !base->found)
+        return 0;
+    return entry_error(
+        &newest->tree, base->name, "does not belong there: no frame is a difference"
+    );
 }
 
-int payload_read(
-    struct payload *out,
-    struct store *store,
-    const git_oid *vectors,
-    const struct safetensors *layout
-)
+int chain_keep(const struct chain *chain, struct objects *objects)
 {
-    __attribute__((cleanup(chain_release))) struct chain chain = {0};
-    AUTO_PAYLOAD(payload);
-    int err = chain_begin(&chain, store, vectors, layout);
-    bool only = chain.parts.count == 1;
+    int err = 0;
 
-    if (err == 0 && !(payload.depths = array_new(chain.parts.count, sizeof(*payload.depths))))
-        err = error_wrap(E_NOMEM, "vectors");
-    for (size_t i = 0; err == 0 && i < chain.parts.count; i++) {
-        __attribute__((cleanup(pair_release))) struct pair pair = {0};
-        err = part_read(&pair, &chain, &chain.parts.parts[i]);
-        payload.depths[i] = pair.depth;
-        if (err == 0)
-            err = part_append(&payload, &pair, only);
+    for (size_t i = 0; err == 0 && i < chain->count; i++) {
+        err = objects_keep(objects, chain->store, &chain->links[i].tree);
+        for (size_t k = 0; err == 0 && k < chain->parts.count; k++)
+            err = objects_keep(objects, chain->store, &chain->links[i].entries[k].id);
     }
-    if (err == 0 && chain.count == 1 && chain.links[0].entries[chain.parts.count].found)
-        err = entry_error(vectors, "base", "does not belong there: no frame is a difference");
-    if (err == 0 && !only)
-        err = digests_make(&payload);
+    return err;
+}
+
+/* The whole payload */
+
+struct reading {
+    struct chain *chain;
+    struct buf *payload;
+};
+
+static int part_work(void *context, unsigned member, size_t piece)
+{
+    struct reading *reading = context;
+    const struct frame_part *part = &reading->chain->parts.parts[piece];
+    AUTO_PART(read);
+
+    (void)member;
+    int err = chain_read(&read, reading->chain, piece, LIMIT_FRAME_DEPTH);
     if (err < 0)
         return err;
-    *out = payload;
-    payload = (struct payload){0};
+    assert(read.bytes.len == part->bytes);
+    if (reading->chain->parts.count == 1)
+        *reading->payload = buf_take(&read.bytes);
+    else
+        memcpy(reading->payload->data + part->begin, read.bytes.data, read.bytes.len);
+    return 0;
+}
+
+int payload_read(struct buf *out, struct chain *chain)
+{
+    AUTO_BUF(payload);
+    struct reading reading = {chain, &payload};
+    const struct frame_parts *parts = &chain->parts;
+    const struct frame_part *last = &parts->parts[parts->count - 1];
+    int err = 0;
+
+    if (parts->count > 1 && (err = buf_reserve(&payload, last->begin + last->bytes)) < 0)
+        return err;
+    if ((err = crew_run(part_work, &reading, parts->count, crew_size(parts->count))) < 0 ||
+        (err = chain_check(chain)) < 0)
+        return err;
+    payload.len = last->begin + last->bytes;
+    *out = buf_take(&payload);
     return 0;
 }
