@@ -27,10 +27,15 @@ static void step_read(struct snapshot *out, const char *series, unsigned step)
     snapshot_read(out, dir);
 }
 
-/* The same with `len` bytes of noise in its payload (that of adapters without A and B): another one
-   for each `seed`. */
-static void
-step_scramble(struct snapshot *out, const char *series, unsigned step, size_t len, uint32_t seed)
+/* The same, its model file's bytes changed: of adapters without A and B, the end of the payload. */
+static void step_edit(
+    struct snapshot *out,
+    const char *series,
+    unsigned step,
+    void (*edit)(struct buf *, size_t, uint32_t),
+    size_t len,
+    uint32_t seed
+)
 {
     AUTO_ADAPTER_FILES(files);
     char dir[64];
@@ -38,16 +43,41 @@ step_scramble(struct snapshot *out, const char *series, unsigned step, size_t le
     snprintf(dir, sizeof(dir), "%s/step-%03u", series, step * 10);
     adapter_read(&files, dir);
     for (size_t i = 0; i < files.count; i++) {
-        struct buf *data = &files.files[i].data;
-        if (strcmp(files.files[i].path, PEFT_MODEL) != 0)
-            continue;
-        assert_true(len < data->len);
-        for (size_t k = data->len - len; k < data->len; k++) {
-            seed = seed * 1664525 + 1013904223;
-            data->data[k] = (uint8_t)(seed >> 24);
-        }
+        if (strcmp(files.files[i].path, PEFT_MODEL) == 0)
+            edit(&files.files[i].data, len, seed);
     }
     assert_int_equal(snapshot_encode(out, &files, NULL), 0);
+}
+
+static void noise_put(struct buf *data, size_t len, uint32_t seed)
+{
+    assert_true(len < data->len);
+    for (size_t i = data->len - len; i < data->len; i++) {
+        seed = seed * 1664525 + 1013904223;
+        data->data[i] = (uint8_t)(seed >> 24);
+    }
+}
+
+/* The last `len` bytes are noise: another one for each `seed`. */
+static void
+step_scramble(struct snapshot *out, const char *series, unsigned step, size_t len, uint32_t seed)
+{
+    step_edit(out, series, step, noise_put, len, seed);
+}
+
+/* Every tensor that begins in the last `len` bytes is zeros. */
+static void zeros_put(struct buf *data, size_t len, uint32_t seed)
+{
+    AUTO_SAFETENSORS(table);
+
+    (void)seed;
+    assert_int_equal(safetensors_decode(&table, buf_bytes(data), data->len), 0);
+    for (size_t i = 0; i < table.count; i++) {
+        const struct tensor *tensor = &table.tensors[i];
+        uint64_t begin = table.header_bytes + tensor->begin;
+        if (begin >= data->len - len)
+            memset(data->data + begin, 0, (size_t)tensor_bytes(tensor));
+    }
 }
 
 static void assert_loads(const struct commit_id *id, const struct snapshot *expected)
@@ -94,6 +124,24 @@ static void assert_depths(
     snprintf(command, sizeof(command), "git ls-tree --name-only %s:vectors | grep -c frame", hex);
     snprintf(expected, sizeof(expected), "%zu", count);
     assert_shell(command, expected);
+}
+
+/* Make the loose file of the object that git names so unreadable. */
+static void damage(const char *name)
+{
+    AUTO_BUF(command);
+
+    assert_int_equal(
+        buf_printf(
+            &command,
+            "h=$(git rev-parse %s) && f=.vera/objects/$(echo $h | cut -c1-2)/$(echo $h | cut -c3-) "
+            "&& chmod u+w $f && printf 'garbage' | dd of=$f bs=1 seek=2 conv=notrunc 2>/dev/null",
+            name
+        ),
+        0
+    );
+    shell((char *)command.data);
+    repository_reopen();
 }
 
 /* Chains */
@@ -239,6 +287,76 @@ static void test_an_equal_payload_is_the_parents_tree(void **state)
     assert_int_equal(commit_snapshot(&fourth).frame.depth, 2);
 }
 
+/* Wherever it is: a branch that left before, after the index was made anew, with the chain packed.
+ */
+static void test_an_equal_payload_of_another_branch_costs_a_kilobyte(void **state)
+{
+    struct commit_id ids[4];
+
+    (void)state;
+    for (unsigned i = 0; i < 4; i++) {
+        AUTO_SNAPSHOT(snapshot);
+        step_read(&snapshot, "minilm", 4 + i);
+        ids[i] = commit_snapshot(&snapshot).commit;
+    }
+    shell("git repack -q -a -d");
+    repository_reopen();
+    branch_switch("side", &ids[0]);
+    for (unsigned i = 2; i < 4; i++) {
+        AUTO_SNAPSHOT(snapshot);
+        step_read(&snapshot, "minilm", 4 + i);
+        struct commit_result result = commit_snapshot(&snapshot);
+        assert_in_range(result.stored_bytes, 1, 999);
+        assert_int_equal(result.frame.depth, i);
+        assert_loads(&result.commit, &snapshot);
+    }
+    shell("test $(git rev-parse main:vectors) = $(git rev-parse side:vectors)");
+    shell("test $(git rev-parse main^:vectors) = $(git rev-parse side^:vectors)");
+    /* Without its index a repository is larger, not wrong. */
+    shell("rm -f .vera/index.sqlite*");
+    repository_reopen();
+    branch_switch("late", &ids[0]);
+    AUTO_SNAPSHOT(snapshot);
+    step_read(&snapshot, "minilm", 6);
+    struct commit_id id = commit_snapshot(&snapshot).commit;
+    assert_loads(&id, &snapshot);
+}
+
+/* The index may say anything: what it finds is decoded and compared. */
+static void test_an_index_that_errs_costs_nothing_but_bytes(void **state)
+{
+    AUTO_SNAPSHOT(wanted);
+    struct commit_id ids[3];
+
+    (void)state;
+    for (unsigned i = 0; i < 3; i++) {
+        AUTO_SNAPSHOT(snapshot);
+        step_read(&snapshot, "llama", 3 + i);
+        ids[i] = commit_snapshot(&snapshot).commit;
+    }
+    damage("HEAD:vectors/frame");
+    branch_switch("side", &ids[0]);
+    step_read(&wanted, "llama", 5);
+    struct commit_result result = commit_snapshot(&wanted);
+    assert_int_equal(result.frame.depth, 1);
+    assert_loads(&result.commit, &wanted);
+}
+
+static void test_equal_and_constant_tensors_cost_two_kilobytes(void **state)
+{
+    AUTO_SNAPSHOT(first);
+    AUTO_SNAPSHOT(second);
+
+    (void)state;
+    step_read(&first, "minilm", 20);
+    commit_snapshot(&first);
+    step_edit(&second, "minilm", 20, zeros_put, 80000, 0);
+    struct commit_result result = commit_snapshot(&second);
+    assert_int_equal(result.frame.depth, 1);
+    assert_in_range(result.stored_bytes, 1, 1999);
+    assert_loads(&result.commit, &second);
+}
+
 /* Another shape makes another layout: no difference can be taken. */
 static void test_another_layout_begins_a_chain(void **state)
 {
@@ -303,24 +421,6 @@ static void test_parts_may_be_of_any_size(void **state)
 }
 
 /* Damage */
-
-/* Make the loose file of the object that git names so unreadable. */
-static void damage(const char *name)
-{
-    AUTO_BUF(command);
-
-    assert_int_equal(
-        buf_printf(
-            &command,
-            "h=$(git rev-parse %s) && f=.vera/objects/$(echo $h | cut -c1-2)/$(echo $h | cut -c3-) "
-            "&& chmod u+w $f && printf 'garbage' | dd of=$f bs=1 seek=2 conv=notrunc 2>/dev/null",
-            name
-        ),
-        0
-    );
-    shell((char *)command.data);
-    repository_reopen();
-}
 
 static void test_damage_behind_a_version_does_not_stop_the_next(void **state)
 {
@@ -613,12 +713,60 @@ static void interrupt_now(void)
     interrupt_flag = 1;
 }
 
-/* Read and commit, with the n-th allocation failing, or a Ctrl-C at its moment. */
+/* Whether the fault of the last round came. */
+static bool fault_fired(void)
+{
+    bool fired = fault_after < 0;
+
+    fault_after = -1;
+    interrupt_flag = 0;
+    return fired;
+}
+
+static void reads_fault(const struct forging *forging, int expected)
+{
+    bool fired = true;
+
+    for (int n = 0; fired; n++) {
+        fault_after = n;
+        int err = forged_read(forging, &forging->trees[LINKS - 1]);
+        fired = fault_fired();
+        assert_int_equal(err, fired ? expected : 0);
+        assert_true(fired || n > 20);
+    }
+}
+
+/* What only the index wants may fail: then it is done without. */
+static void commits_fault(int expected)
+{
+    struct commit_id before = tip();
+    unsigned failed = 0;
+    bool fired = true;
+
+    for (int n = 0; fired; n++) {
+        AUTO_SNAPSHOT(snapshot);
+        step_scramble(&snapshot, "minilm", 20, 400, (uint32_t)n);
+        fault_after = n;
+        int err = commit_try(&snapshot);
+        fired = fault_fired();
+        failed += err == expected;
+        if (err != 0) {
+            assert_int_equal(err, expected);
+            assert_commit(tip(), before);
+            continue;
+        }
+        struct commit_id after = tip();
+        assert_loads(&after, &snapshot);
+        branch_put("main", &before);
+    }
+    assert_true(failed > 100);
+}
+
+/* Read and commit, with the n-th allocation failing, or a Ctrl-C at its moment; two parts, one
+   after the other. */
 static void faults_try(int expected)
 {
-    AUTO_SNAPSHOT(snapshot);
     AUTO_FORGING(forging);
-    int err = expected, n = 0;
     cpu_set_t all, one;
 
     assert_int_equal(sched_getaffinity(0, sizeof(all), &all), 0);
@@ -627,34 +775,14 @@ static void faults_try(int expected)
         if (CPU_ISSET(cpu, &all))
             CPU_SET(cpu, &one);
     }
-    store->part_bytes = 5000; /* two parts, one after the other */
     assert_int_equal(sched_setaffinity(0, sizeof(one), &one), 0);
-    forging_begin(&forging);
-    struct commit_id before = tip();
-    while (err == expected) {
-        fault_after = n++;
-        err = forged_read(&forging, &forging.trees[LINKS - 1]);
-        fault_after = -1;
-        interrupt_flag = 0;
-    }
-    assert_int_equal(err, 0);
-    assert_true(n > 20);
-    step_read(&snapshot, "llama", 9);
-    for (err = expected, n = 0; err == expected;) {
-        fault_after = n++;
-        err = commit_try(&snapshot);
-        fault_after = -1;
-        interrupt_flag = 0;
-        if (err == expected)
-            assert_commit(tip(), before);
-    }
-    assert_int_equal(err, 0);
-    assert_true(n > 100);
-    repository_reopen();
     store->part_bytes = 5000;
-    struct commit_id after = tip();
-    assert_loads(&after, &snapshot);
-    assert_depths(&after, &snapshot, (const unsigned[]){4, 4}, 2);
+    forging_begin(&forging);
+    reads_fault(&forging, expected);
+    store->part_bytes = 70000;
+    commit_adapter("minilm/step-180");
+    commit_adapter("minilm/step-190");
+    commits_fault(expected);
     shell("git fsck --strict --no-dangling");
     assert_int_equal(sched_setaffinity(0, sizeof(all), &all), 0);
 }
@@ -681,6 +809,9 @@ int main(void)
         TEST(branches_share_the_chain_that_they_leave),
         TEST(a_clone_of_depth_1_restores_each_branch),
         TEST(an_equal_payload_is_the_parents_tree),
+        TEST(an_equal_payload_of_another_branch_costs_a_kilobyte),
+        TEST(an_index_that_errs_costs_nothing_but_bytes),
+        TEST(equal_and_constant_tensors_cost_two_kilobytes),
         TEST(another_layout_begins_a_chain),
         TEST(parts_are_whole_or_differences_each_for_itself),
         TEST(parts_may_be_of_any_size),
