@@ -39,7 +39,7 @@ void output_plain(FILE *file, struct bytes text)
 }
 
 /* One line of any length. */
-static void print_line(FILE *file, const char *fmt, va_list ap)
+static PRINTF_LIKE(2, 0) void print_line(FILE *file, const char *fmt, va_list ap)
 {
     AUTO_FREE(char, heap);
     char stack[512];

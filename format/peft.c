@@ -358,14 +358,14 @@ module_add(struct adapter *adapter, const struct vector *b, const struct vector 
     int len = (int)b->len;
 
     if (tb->dims != 1 || tb->shape[0] == 0)
-        return OFFENCE(err, "%.*s: %s is no vector", len, b->name, SUFFIX_B + 1);
+        return OFFENCE(err, "%.*s: %s is no vector", len, b->name, &SUFFIX_B[1]);
     if (tb->shape[0] > LIMIT_FEATURES)
         return OFFENCE(err, "%.*s: %" PRIu64 " outputs", len, b->name, tb->shape[0]);
     if (td->dims != 1)
-        return OFFENCE(err, "%.*s: %s is no vector", len, b->name, SUFFIX_D + 1);
+        return OFFENCE(err, "%.*s: %s is no vector", len, b->name, &SUFFIX_D[1]);
     if (td->shape[0] != adapter->config.rank)
         return OFFENCE(
-            err, "%.*s: %s has %" PRIu64 " values, r is %" PRIu64, len, b->name, SUFFIX_D + 1,
+            err, "%.*s: %s has %" PRIu64 " values, r is %" PRIu64, len, b->name, &SUFFIX_D[1],
             td->shape[0], adapter->config.rank
         );
     char *name = bytes_dup((struct bytes){(const uint8_t *)b->name, b->len});
@@ -395,7 +395,7 @@ modules_make(struct adapter *adapter, const struct vectors *b, const struct vect
         const struct vector *alone = order < 0 ? &b->list[i++] : &d->list[k++];
         OFFENCE(
             err, "%.*s: no %s", (int)alone->len, alone->name,
-            order < 0 ? SUFFIX_D + 1 : SUFFIX_B + 1
+            order < 0 ? &SUFFIX_D[1] : &SUFFIX_B[1]
         );
     }
     if (err == 0 && !adapter->module_count)

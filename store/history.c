@@ -198,7 +198,7 @@ static int order(struct commit_id *out, size_t count, const struct collection *c
     const struct ancestry *ancestry = &collection->ancestry;
     AUTO_HEAP(heap);
     size_t *children = children_count(collection);
-    __attribute__((cleanup(auto_free))) size_t *owned = children;
+    __attribute__((cleanup(auto_free), unused)) size_t *owned = children;
     int err = 0;
 
     if (!children)

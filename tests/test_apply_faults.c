@@ -88,7 +88,8 @@ static ptrdiff_t usable(void *p)
 
 static void *counted(void *p)
 {
-    ptrdiff_t live = memory_live += usable(p), peak = memory_peak;
+    ptrdiff_t size = usable(p), live = atomic_fetch_add(&memory_live, size) + size;
+    ptrdiff_t peak = atomic_load(&memory_peak);
 
     while (live > peak && !atomic_compare_exchange_weak(&memory_peak, &peak, live))
         continue;
