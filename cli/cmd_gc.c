@@ -51,7 +51,7 @@ static int gc_json(const struct gc_result *result)
 static int gc_run(struct cli *cli, const void *arguments_of)
 {
     const struct arguments *arguments = arguments_of;
-    struct gc_request request = {.dry_run = arguments->dry_run};
+    struct gc_request request = {.dry_run = arguments->dry_run, .progress = cli->progress};
     struct gc_result result;
     int err;
 

@@ -446,21 +446,33 @@ int file_write_locked(const char *path, struct bytes data)
     if ((err = path_parent(&parent, path)) < 0 || (err = buf_printf(&lock, "%s.lock", path)) < 0)
         return err;
     const char *temporary = (const char *)lock.data;
-    fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
+    fd = open(temporary, O_WRONLY | O_TRUNC | O_NOFOLLOW | O_CLOEXEC);
     if (fd < 0)
         return file_error(temporary);
-    if ((err = write_and_rename(fd, temporary, path, data)) == 0)
-        return path_sync(parent);
-    unlink(temporary);
-    return err;
+    err = write_and_rename(fd, temporary, path, data);
+    return err < 0 ? err : path_sync(parent);
+}
+
+int file_create(int *out_fd, const char *path, unsigned mode)
+{
+    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, (mode_t)mode);
+
+    if (fd < 0)
+        return file_error(path);
+    *out_fd = fd;
+    return 0;
 }
 
 int file_claim(const char *path)
 {
     AUTO_FD(fd);
 
-    fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
-    return fd < 0 ? file_error(path) : 0;
+    return file_create(&fd, path, 0666);
+}
+
+int path_rename(const char *from, const char *to)
+{
+    return rename(from, to) == 0 ? 0 : file_error(to);
 }
 
 int path_time(int64_t *out, const char *path)
@@ -473,11 +485,14 @@ int path_time(int64_t *out, const char *path)
     return 0;
 }
 
-int path_set_time(const char *path, int64_t time)
+int path_stamp(int64_t *out, const char *path)
 {
-    const struct timespec times[2] = {{.tv_sec = time}, {.tv_sec = time}};
+    struct stat status;
 
-    return utimensat(AT_FDCWD, path, times, AT_SYMLINK_NOFOLLOW) != 0 ? file_error(path) : 0;
+    if (stat(path, &status) != 0)
+        return file_error(path);
+    *out = (int64_t)status.st_mtim.tv_sec * 1000000000 + status.st_mtim.tv_nsec;
+    return 0;
 }
 
 int file_put(const char *path, const char *prefix, struct bytes data)
@@ -651,6 +666,13 @@ int dir_names(struct buf *out, const char *path)
         err = buf_append(out, entry, strlen(entry) + 1);
     }
     return err;
+}
+
+int dir_remove_empty(const char *path)
+{
+    if (rmdir(path) == 0 || errno == ENOENT || errno == ENOTEMPTY || errno == EEXIST)
+        return 0;
+    return file_error(path);
 }
 
 static int tree_remove_at(int at, const char *name, const char *path, unsigned depth)

@@ -74,19 +74,26 @@ bool path_is_file(const char *path);
 /* Remove a file or symlink. Nothing there: 0. */
 MUST_CHECK int path_remove(const char *path);
 
+/* Give a file another name, or another's; not synced. */
+MUST_CHECK int path_rename(const char *from, const char *to);
+
 /* Replace or create `path` whole: temporary sibling, fsync, rename, fsync of the directory. */
 MUST_CHECK int file_write(const char *path, struct bytes data);
 
-/* file_write() as git does it: the temporary sibling is "<path>.lock". E_EXISTS where another has
-   that. */
+/* file_write() as git does it: the temporary sibling is "<path>.lock", which the caller has claimed
+   (file_claim) and, where this fails, removes. */
 MUST_CHECK int file_write_locked(const char *path, struct bytes data);
 
 /* Create an empty file: E_EXISTS where there is something. */
 MUST_CHECK int file_claim(const char *path);
 
-/* When a file's contents changed last, in seconds since the epoch; and set that. */
+/* file_claim(), and it is open for writing; `mode` as for open(). */
+MUST_CHECK int file_create(int *out_fd, const char *path, unsigned mode);
+
+/* When a file's contents, or a directory's entries, changed last: in seconds since the epoch, and
+   as exactly as the file system knows, in nanoseconds. */
 MUST_CHECK int path_time(int64_t *out, const char *path);
-MUST_CHECK int path_set_time(const char *path, int64_t time);
+MUST_CHECK int path_stamp(int64_t *out, const char *path);
 
 /* Replace or create `path` whole, readable by all, writable by none, not synced: a sibling named
    `prefix` and six random letters, rename. */
@@ -134,6 +141,9 @@ MUST_CHECK int tree_each(
     const char *path, int (*visit)(void *context, const struct tree_file *file), void *context
 );
 
+/* Remove a directory; one that is not empty, or not there, stays as it is. */
+MUST_CHECK int dir_remove_empty(const char *path);
+
 /* Remove a tree, symlinks as links. Nothing there: 0. */
 MUST_CHECK int tree_remove(const char *path);
 
@@ -148,6 +158,7 @@ bool dir_has(const char *path, const char *name);
 MUST_CHECK int lock_file_open(int *out_fd, const char *path);
 /* *got false: another holds it. */
 MUST_CHECK int lock_byte(bool *got, int fd, uint64_t byte, bool exclusive, const char *path);
+MUST_CHECK int unlock_byte(int fd, uint64_t byte, const char *path);
 /* Let others see which process works here: lock_told() of another process gives its pid, 0 where
    nobody told. */
 void lock_tell(int fd, uint64_t byte);

@@ -43,6 +43,14 @@ int lock_byte(bool *got, int fd, uint64_t byte, bool exclusive, const char *path
     return 0;
 }
 
+int unlock_byte(int fd, uint64_t byte, const char *path)
+{
+    struct flock wanted = {
+        .l_type = F_UNLCK, .l_whence = SEEK_SET, .l_start = (off_t)byte, .l_len = 1};
+
+    return fcntl(fd, F_OFD_SETLK, &wanted) == 0 ? 0 : file_error(path);
+}
+
 void lock_tell(int fd, uint64_t byte)
 {
     struct flock mine = {

@@ -1,13 +1,10 @@
-/* What leaves the trash and the reflogs when it is old. */
+/* Lines of reflogs, which go when they are old. */
 #ifndef STORE_EXPIRE_H
 #define STORE_EXPIRE_H
 
 #include "store/internal.h"
 
-/* Remove the trash refs that are older than this moment. Needs a lock for writing. */
-MUST_CHECK int trash_expire(struct store *store, int64_t before);
-
-/* Visit both ids of every line of every reflog that is not older, and of each one's last line. */
+/* Visit both ids of every line of every reflog that is not older than this moment. */
 MUST_CHECK int reflogs_each(
     struct store *store,
     int64_t before,
@@ -15,7 +12,8 @@ MUST_CHECK int reflogs_each(
     void *context
 );
 
-/* Remove all other lines; each reflog is replaced whole. */
+/* Remove the lines that are older, and let be what is no line. A reflog is replaced whole, under
+   its ref's own lock; one whose ref a git is changing is left as it is. */
 MUST_CHECK int reflogs_expire(struct store *store, int64_t before);
 
 #endif

@@ -18,6 +18,7 @@ struct store {
     git_odb *odb;
     git_odb_backend *loose; /* writes loose objects, without syncing them */
     char *path;             /* of .vera, absolute, without a slash at the end */
+    int64_t packs_stamp;    /* of the folder of packs, when libgit2's handles were opened */
     unsigned wait_ms;       /* how long a lock is waited for */
     uint64_t part_bytes;    /* FRAME_PART_BYTES; less in a test */
 };
@@ -57,6 +58,11 @@ GIT_RELEASE(git_transaction)
 MUST_CHECK int git_failed(int code, const char *fmt, ...) PRINTF_LIKE(2, 3);
 git_oid git_id(const struct commit_id *id);
 struct commit_id commit_id_of(const git_oid *id);
+
+/* repository.c: open libgit2's handles anew where packs have come or gone since. What another has
+   dropped is still there in an old handle: in its caches, and in packs that it holds open. Nothing
+   of libgit2's may be held meanwhile. Who takes a lock for writing does so. */
+MUST_CHECK int store_renew(struct store *store);
 
 /* object.c: `type` is GIT_OBJECT_BLOB, _TREE, _COMMIT or _TAG. */
 
@@ -100,6 +106,9 @@ MUST_CHECK int objects_add(struct objects *objects, const struct written *writte
 /* An object that is there and was compared belongs to what is written: touch it, and sync it too.
  */
 MUST_CHECK int objects_keep(struct objects *objects, struct store *store, const git_oid *id);
+/* Does the fast deflate get nowhere with these bytes? Frames are such. Then it is only slow, 2 ms
+   for 100 kB. The middle of them tells. */
+bool object_is_noise(struct bytes data);
 /* Sync every loose object of `objects`, and the folders that they lie in. */
 MUST_CHECK int objects_sync(struct objects *objects, struct store *store);
 
@@ -119,7 +128,8 @@ MUST_CHECK int object_read(
     const char *what
 );
 
-/* lock.c: docs/format.md, "Locks". Held until released; a process that ends releases them. */
+/* lock.c: docs/format.md, "Locks". Held until released; a process that ends releases them. None is
+   taken while one of the same kind is held. */
 struct store_lock {
     int fd;
 };
@@ -128,10 +138,12 @@ struct store_lock {
    the error's text only; libraries do not print); E_CONFLICT where it is not free in time; E_IO
    where the repository cannot be written. */
 MUST_CHECK int lock_write(struct store_lock *out, struct store *store);
-/* Exclusive, for who drops objects: nobody writes meanwhile. */
+/* Exclusive, for who drops objects: nobody writes meanwhile, and writers that come later wait. */
 MUST_CHECK int lock_drop(struct store_lock *out, struct store *store);
-/* lock_drop(), but *got false at once where somebody else works. */
-MUST_CHECK int lock_drop_try(bool *got, struct store_lock *out, struct store *store);
+/* Exclusive, for who makes packs and removes what is in them: one at a time, beside writers. */
+MUST_CHECK int lock_pack(struct store_lock *out, struct store *store);
+/* The same, but *got false at once where another does so. */
+MUST_CHECK int lock_pack_try(bool *got, struct store_lock *out, struct store *store);
 /* Exclusive, while refs move. */
 MUST_CHECK int lock_refs(struct store_lock *out, struct store *store);
 /* Shared while the index is used, exclusive while it is replaced; the one becomes the other where

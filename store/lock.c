@@ -12,6 +12,8 @@
 #define BYTE_REFS  1
 #define BYTE_WHO   2
 #define BYTE_INDEX 3
+#define BYTE_PACK  4
+#define BYTE_GATE  5
 #define PAUSE_MS   2u
 #define PAUSE_LONG 50u
 
@@ -47,21 +49,44 @@ static int wait_for(
     return err;
 }
 
+static int lock_open(struct store_lock *out, char **out_path, struct store *store)
+{
+    int err = path_join(out_path, store->path, "vera.lock");
+
+    if (err < 0 || (err = lock_file_open(&out->fd, *out_path)) == 0)
+        return err;
+    return error_wrap(err, "the repository cannot be written");
+}
+
 static int lock_take(
     struct store_lock *out, struct store *store, uint64_t byte, bool exclusive, const char *what
 )
 {
     AUTO_LOCK(lock);
     AUTO_FREE(char, path);
+    int err;
 
-    int err = path_join(&path, store->path, "vera.lock");
-    if (err < 0)
+    if ((err = lock_open(&lock, &path, store)) < 0 ||
+        (err = wait_for(store, lock.fd, byte, exclusive, path, what)) < 0)
         return err;
-    if ((err = lock_file_open(&lock.fd, path)) < 0) {
-        err = error_wrap(err, "the repository cannot be written");
-        return err;
-    }
-    if ((err = wait_for(store, lock.fd, byte, exclusive, path, what)) < 0)
+    lock_tell(lock.fd, BYTE_WHO);
+    *out = lock;
+    lock.fd = -1;
+    return 0;
+}
+
+/* Through the gate. Who drops objects stands in it from the moment on that it waits: else writers
+   that follow one another would keep it out for ever. */
+static int lock_work(struct store_lock *out, struct store *store, bool exclusive, const char *what)
+{
+    AUTO_LOCK(lock);
+    AUTO_FREE(char, path);
+    int err;
+
+    if ((err = lock_open(&lock, &path, store)) < 0 ||
+        (err = wait_for(store, lock.fd, BYTE_GATE, exclusive, path, "is dropping objects")) < 0 ||
+        (err = wait_for(store, lock.fd, BYTE_WORK, exclusive, path, what)) < 0 ||
+        (!exclusive && (err = unlock_byte(lock.fd, BYTE_GATE, path)) < 0))
         return err;
     lock_tell(lock.fd, BYTE_WHO);
     *out = lock;
@@ -71,23 +96,33 @@ static int lock_take(
 
 int lock_write(struct store_lock *out, struct store *store)
 {
-    return lock_take(out, store, BYTE_WORK, false, "is dropping objects");
+    AUTO_LOCK(lock);
+    int err;
+
+    if ((err = lock_work(&lock, store, false, "is dropping objects")) < 0 ||
+        (err = store_renew(store)) < 0)
+        return err;
+    *out = lock;
+    lock.fd = -1;
+    return 0;
 }
 
 int lock_drop(struct store_lock *out, struct store *store)
 {
-    return lock_take(out, store, BYTE_WORK, true, "is writing");
+    return lock_work(out, store, true, "is writing");
 }
 
-int lock_drop_try(bool *got, struct store_lock *out, struct store *store)
+int lock_pack(struct store_lock *out, struct store *store)
 {
-    unsigned wait_ms = store->wait_ms;
+    return lock_take(out, store, BYTE_PACK, true, "is packing");
+}
 
-    store->wait_ms = 0;
-    int err = lock_drop(out, store);
-    store->wait_ms = wait_ms;
-    *got = err == 0;
-    return err == E_CONFLICT ? 0 : err;
+int lock_pack_try(bool *got, struct store_lock *out, struct store *store)
+{
+    AUTO_FREE(char, path);
+
+    int err = lock_open(out, &path, store);
+    return err < 0 ? err : lock_byte(got, out->fd, BYTE_PACK, true, path);
 }
 
 int lock_refs(struct store_lock *out, struct store *store)

@@ -105,22 +105,38 @@ int objects_settle(struct objects *objects, struct store *store, const struct co
 enum presence { OBJECT_MISSING, OBJECT_DAMAGED, OBJECT_WHOLE };
 
 static enum presence
-object_look(struct store *store, const git_oid *id, git_object_t type, struct bytes data)
+backend_look(git_odb_backend *backend, const git_oid *id, git_object_t type, struct bytes data)
 {
-    AUTO_GIT(git_odb_object, found);
     git_object_t found_type = GIT_OBJECT_INVALID;
+    enum presence presence = OBJECT_DAMAGED;
+    void *found = NULL;
     size_t bytes = 0;
 
-    /* Without looking for new packs: what another has packed since is written once more. */
-    if (!git_odb_exists_ext(store->odb, id, GIT_ODB_LOOKUP_NO_REFRESH))
+    if (!backend->exists(backend, id))
         return OBJECT_MISSING;
     /* The size first: what a damaged header claims is not allocated. */
-    if (git_odb_read_header(&bytes, &found_type, store->odb, id) < 0 || bytes != data.len ||
-        found_type != type || git_odb_read(&found, store->odb, id) < 0)
+    if (backend->read_header(&bytes, &found_type, backend, id) < 0 || bytes != data.len ||
+        found_type != type || backend->read(&found, &bytes, &found_type, backend, id) < 0)
         return OBJECT_DAMAGED;
-    struct bytes there = {git_odb_object_data(found), git_odb_object_size(found)};
-    return git_odb_object_type(found) == type && bytes_equal(there, data) ? OBJECT_WHOLE
-                                                                          : OBJECT_DAMAGED;
+    if (found_type == type && bytes_equal((struct bytes){found, bytes}, data))
+        presence = OBJECT_WHOLE;
+    git_odb_backend_data_free(backend, found);
+    return presence;
+}
+
+/* On the disk as it is: libgit2 would find what it has in memory, though it may have been dropped
+   since. Without looking for new packs: what another has packed is written once more. */
+static enum presence
+object_look(struct store *store, const git_oid *id, git_object_t type, struct bytes data)
+{
+    enum presence presence = OBJECT_MISSING;
+
+    for (size_t i = 0; presence == OBJECT_MISSING && i < git_odb_num_backends(store->odb); i++) {
+        git_odb_backend *backend = NULL;
+        if (git_odb_get_backend(&backend, store->odb, i) == 0)
+            presence = backend_look(backend, id, type, data);
+    }
+    return presence;
 }
 
 static void object_freshen(struct store *store, const git_oid *id)
@@ -132,9 +148,7 @@ static void object_freshen(struct store *store, const git_oid *id)
     }
 }
 
-/* Does the fast deflate get nowhere with these bytes? Then it is only slow, 2 ms for 100 kB. The
-   middle of them tells. */
-static bool is_noise(struct bytes data)
+bool object_is_noise(struct bytes data)
 {
     uint8_t out[2 * SAMPLE_BYTES];
     uLongf len = sizeof(out);
@@ -176,7 +190,7 @@ static int object_put(
 {
     int err;
 
-    if (form == LOOSE_DEFLATED && is_noise(data))
+    if (form == LOOSE_DEFLATED && object_is_noise(data))
         form = LOOSE_STORED;
     if (form == LOOSE_DEFLATED && data.len > DEFLATED_AT_ONCE)
         err = put_streamed(&written->bytes, store, &written->id, type, data);

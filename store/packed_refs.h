@@ -4,9 +4,10 @@
 
 #include "store/internal.h"
 
-/* Write packed-refs anew with every ref in it, and remove the files of refs that say the same. Time
-   is n log n in the number of refs (libgit2's own compression is quadratic). E_CONFLICT where a git
-   holds packed-refs. Killed anywhere, every ref is where it was. */
-MUST_CHECK int refs_pack(struct store *store);
+/* Write packed-refs anew with every ref in it, and remove the files of refs that say the same; refs
+   of the trash that are older than `before` go altogether. Time is n log n in the number of refs
+   (libgit2 packs refs in quadratic time, and removes each by itself). E_CONFLICT where a git holds
+   packed-refs. Killed anywhere, every ref is where it was, or gone if it was to go. */
+MUST_CHECK int refs_pack(struct store *store, int64_t before);
 
 #endif

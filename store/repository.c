@@ -228,8 +228,24 @@ static int objects_open(struct store *store)
     return code < 0 ? git_failed(code, "%s", path) : 0;
 }
 
+static int packs_stamp(int64_t *out, struct store *store)
+{
+    AUTO_FREE(char, path);
+
+    *out = 0;
+    int err = path_join(&path, store->path, "objects/pack");
+    if (err == 0 && (err = path_stamp(out, path)) == E_NOTFOUND)
+        err = 0;
+    return err;
+}
+
+/* What is stamped is older than what is opened then. */
 static int store_open_at(struct store *store)
 {
+    int err = packs_stamp(&store->packs_stamp, store);
+
+    if (err < 0 && err != E_IO)
+        return err;
     if (!path_is_directory(store->path))
         return error_set(E_CORRUPT, "%s: is no repository: not a directory", store->path);
     if (!dir_has(store->path, "HEAD"))
@@ -266,14 +282,33 @@ int store_open(struct store **out, const char *dir, const char *vera_repo)
     return 0;
 }
 
-void store_free(struct store *store)
+static void handles_close(struct store *store)
 {
-    if (!store)
-        return;
     if (store->loose)
         store->loose->free(store->loose);
     git_odb_free(store->odb);
     git_repository_free(store->repo);
+    store->loose = NULL;
+    store->odb = NULL;
+    store->repo = NULL;
+}
+
+int store_renew(struct store *store)
+{
+    int64_t stamp;
+
+    int err = packs_stamp(&stamp, store);
+    if (err < 0 || stamp == store->packs_stamp)
+        return err;
+    handles_close(store);
+    return store_open_at(store);
+}
+
+void store_free(struct store *store)
+{
+    if (!store)
+        return;
+    handles_close(store);
     free(store->path);
     free(store);
 }

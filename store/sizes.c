@@ -1,17 +1,5 @@
 /*
- * An object is a file of its own (objects/<2>/<38>), or a part of a pack. libgit2 does not tell
- * where in a pack, so its index is read here (version 2, gitformat-pack(5), all integers
- * big-endian):
- *
- *   OFFSET          SIZE   FIELD
- *   0               8      ff 't' 'O' 'c', 2
- *   8               1024   for each first byte of an id, the number of ids up to it; the last: n
- *   1032            20 n   ids in order
- *   1032 + 20 n     4 n    checksums
- *   1032 + 24 n     4 n    offsets in the pack; where the top bit is set, an index into
- *   1032 + 28 n     8 m    large offsets
- *                   40     SHA-1 of the pack, SHA-1 of this file
- *
+ * An object is a file of its own (objects/<2>/<38>), or a part of a pack, whose index tells where.
  * An object's part ends where the next one's begins; the last one's where the pack's SHA-1 does.
  */
 #include "store/sizes.h"
@@ -21,10 +9,7 @@
 
 #include "format/file.h"
 #include "format/limits.h"
-
-#define INDEX_HEADER  1032u
-#define INDEX_TRAILER 40u
-#define PACK_TRAILER  20u
+#include "store/pack_index.h"
 
 void sizes_release(struct sizes *sizes)
 {
@@ -57,11 +42,6 @@ static int size_add(struct sizes *sizes, const git_oid *id, uint64_t bytes)
 
 /* Packs */
 
-static uint32_t read_be32(const uint8_t *data)
-{
-    return (uint32_t)data[0] << 24 | (uint32_t)data[1] << 16 | (uint32_t)data[2] << 8 | data[3];
-}
-
 struct packed {
     uint64_t offset;
     uint32_t index; /* of its id */
@@ -74,54 +54,24 @@ static int packed_compare(const void *a, const void *b)
     return (left->offset > right->offset) - (left->offset < right->offset);
 }
 
-static bool offset_read(uint64_t *out, struct bytes index, size_t count, size_t i)
+static int index_take(
+    struct sizes *sizes, const struct pack_index *index, uint64_t pack_bytes, const char *path
+)
 {
-    size_t large = INDEX_HEADER + 28 * count;
-    uint32_t offset = read_be32(index.data + INDEX_HEADER + 24 * count + 4 * i);
-
-    *out = offset;
-    if (!(offset & 0x80000000u))
-        return true;
-    size_t at = large + 8 * (size_t)(offset & 0x7fffffffu);
-    if (at + 8 > index.len - INDEX_TRAILER)
-        return false;
-    *out = (uint64_t)read_be32(index.data + at) << 32 | read_be32(index.data + at + 4);
-    return true;
-}
-
-static bool index_is_whole(size_t *out_count, struct bytes index)
-{
-    static const uint8_t magic[8] = {0xff, 't', 'O', 'c', 0, 0, 0, 2};
-
-    if (index.len < INDEX_HEADER + INDEX_TRAILER || memcmp(index.data, magic, 8) != 0)
-        return false;
-    *out_count = read_be32(index.data + INDEX_HEADER - 4);
-    return *out_count <= (index.len - INDEX_HEADER - INDEX_TRAILER) / 28;
-}
-
-static int
-index_take(struct sizes *sizes, struct bytes index, uint64_t pack_bytes, const char *path)
-{
-    size_t count;
-
-    if (!index_is_whole(&count, index))
-        return error_set(E_CORRUPT, "%s: no pack index of version 2", path);
     AUTO_FREE(struct packed, list);
+    size_t count = index->count;
+
     if (!(list = array_new(count, sizeof(*list))))
         return error_wrap(E_NOMEM, "%s", path);
-    for (size_t i = 0; i < count; i++) {
-        list[i].index = (uint32_t)i;
-        if (!offset_read(&list[i].offset, index, count, i))
-            return error_set(E_CORRUPT, "%s: an offset behind its end", path);
-    }
-    qsort(list, count, sizeof(*list), packed_compare);
-    uint64_t end = pack_bytes > PACK_TRAILER ? pack_bytes - PACK_TRAILER : 0;
+    for (size_t i = 0; i < count; i++)
+        list[i] = (struct packed){index->entries[i].offset, (uint32_t)i};
+    if (count)
+        qsort(list, count, sizeof(*list), packed_compare);
+    uint64_t end = pack_bytes > SHA1_SIZE ? pack_bytes - SHA1_SIZE : 0;
     for (size_t i = count; i-- > 0; end = list[i].offset) {
-        git_oid id;
-        git_oid_fromraw(&id, index.data + INDEX_HEADER + 20 * (size_t)list[i].index);
         if (list[i].offset > end)
             return error_set(E_CORRUPT, "%s: an offset behind its pack's end", path);
-        int err = size_add(sizes, &id, end - list[i].offset);
+        int err = size_add(sizes, &index->entries[list[i].index].id, end - list[i].offset);
         if (err < 0)
             return err;
     }
@@ -132,7 +82,8 @@ static int pack_read(struct sizes *sizes, struct store *store, const char *index
 {
     AUTO_FREE(char, index_full);
     AUTO_FREE(char, pack_full);
-    AUTO_BUF(index);
+    AUTO_PACK_INDEX(index);
+    AUTO_BUF(data);
     AUTO_FD(fd);
     uint64_t pack_bytes;
 
@@ -140,11 +91,13 @@ static int pack_read(struct sizes *sizes, struct store *store, const char *index
     if (err < 0 || (err = path_join(&pack_full, store_path(store), index_path)) < 0)
         return err;
     memcpy(strrchr(pack_full, '.'), ".pack", strlen(".pack") + 1);
-    if ((err = file_open(&fd, &pack_bytes, pack_full)) < 0)
+    /* Either may be removed at this moment, since what is in it was packed anew. */
+    if ((err = file_open(&fd, &pack_bytes, pack_full)) < 0 ||
+        (err = file_read(&data, index_full, LIMIT_FILE)) < 0)
         return err == E_NOTFOUND ? 0 : err;
-    if ((err = file_read(&index, index_full, LIMIT_FILE)) < 0)
+    if ((err = pack_index_decode(&index, buf_bytes(&data), index_path)) < 0)
         return err;
-    return index_take(sizes, buf_bytes(&index), pack_bytes, index_path);
+    return index_take(sizes, &index, pack_bytes, index_path);
 }
 
 /* Files */

@@ -253,16 +253,19 @@ void store_stats_release(struct store_stats *stats);
 
 /* Drop what nothing needs and pack the rest: one pack, one file of refs. Trash refs and lines of
    reflogs go after 90 days, objects that nothing reaches after 30 days, or after `expire`. No
-   object's id changes. Others' writing waits meanwhile; killed anywhere, every version is whole.
-   E_CONFLICT where a writer does not end in time; E_UNSUPPORTED in a shallow clone; E_CORRUPT where
-   something that is needed is damaged: then nothing is dropped. */
+   object's id changes. Others read and write meanwhile, but for the moment in which things go;
+   killed anywhere, every version is whole. With dry_run nothing is written, not even a lock.
+   E_CONFLICT where a writer does not end in time, or another gc runs; E_UNSUPPORTED in a shallow
+   clone; E_CORRUPT where something that is needed is damaged: then nothing is dropped. */
 struct gc_request {
     bool dry_run;
     bool has_expire;
     uint64_t expire; /* seconds */
+    struct progress *progress;
 };
 struct gc_result {
-    uint64_t before_bytes, after_bytes; /* sizes of all files under .vera */
+    uint64_t before_bytes, after_bytes; /* sizes of all files under .vera; with dry_run as if
+                                           nothing were packed anew */
     uint64_t dropped;                   /* objects */
 };
 MUST_CHECK int

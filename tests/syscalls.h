@@ -41,6 +41,7 @@ static struct {
     char dirty[DIRTY_MAX][PATH_MAX];
     size_t dirty_count;
     void (*on_rename)(const char *from, const char *to); /* before it happens */
+    void (*on_unlink)(const char *path);
 } syscalls;
 
 static bool fault_due(void)
@@ -245,6 +246,8 @@ EXPORTED int unlink(const char *path)
 {
     if (fault_due())
         return -1;
+    if (syscalls.on_unlink)
+        syscalls.on_unlink(path);
     int result = (int)syscall(SYS_unlinkat, AT_FDCWD, path, 0);
     if (result == 0) {
         dirty_remove(path);
