@@ -44,12 +44,9 @@ static int head_branch(char **out, struct store *store)
 static int named_branch(char **out, const char *name)
 {
     AUTO_BUF(ref);
-    int valid = 0;
+    int err;
 
-    if (git_branch_name_is_valid(&valid, name) < 0 || !valid)
-        return error_set(E_INVALID, "'%s': not a name for a branch", name);
-    int err = buf_printf(&ref, REF_HEADS "%s", name);
-    if (err == 0)
+    if ((err = branch_name_check(name)) == 0 && (err = buf_printf(&ref, REF_HEADS "%s", name)) == 0)
         *out = (char *)buf_take(&ref).data;
     return err;
 }

@@ -177,6 +177,10 @@ MUST_CHECK int signature_make(git_signature **out, const struct identity *identi
 /* The committer. */
 MUST_CHECK int signature_now(git_signature **out, struct store *store);
 
+/* target.c: E_INVALID for a name that a new branch cannot have: one that git refuses, that a
+   revision could not name, or that no file system holds. */
+MUST_CHECK int branch_name_check(const char *name);
+
 /* trash.c: the name of a fresh trash ref for this branch or tag, owned by the caller:
    refs/vera/trash/<UTC time>/<name>. */
 MUST_CHECK int trash_name(char **out, struct store *store, const char *name);

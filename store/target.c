@@ -43,6 +43,11 @@ static int name_check(const char *what, const char *name, int (*is_valid)(int *,
     return 0;
 }
 
+int branch_name_check(const char *name)
+{
+    return name_check("branch", name, git_branch_name_is_valid);
+}
+
 void target_release(struct target *target)
 {
     free(target->ref);
@@ -65,7 +70,7 @@ int target_new(struct target *out, struct store *store, const char *what, const 
 {
     bool is_tag = strcmp(what, "tag") == 0;
 
-    int err = name_check(what, name, is_tag ? git_tag_name_is_valid : git_branch_name_is_valid);
+    int err = is_tag ? name_check(what, name, git_tag_name_is_valid) : branch_name_check(name);
     if (err < 0 || (err = target_init(out, store, what, name)) < 0 || !out->found)
         return err;
     return error_set(E_EXISTS, "%s '%s' exists", what, name);
