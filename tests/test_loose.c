@@ -8,6 +8,8 @@
 
 #include <cmocka.h>
 
+#include <zlib.h>
+
 #include "format/limits.h"
 #include "store/loose.h"
 #include "tests/fault.h"
@@ -198,6 +200,27 @@ static void test_headers_are_canonical_and_below_the_limit(void **state)
     }
 }
 
+/* What a small file claims to hold is not allocated, whatever the limit. */
+static void test_no_file_gets_more_memory_than_deflate_can_fill(void **state)
+{
+    static const char claim[] = "blob 1000000000\0abc";
+    uint8_t file[128];
+    uLong len = sizeof(file);
+    struct loose_header header;
+    bool whole = true;
+    AUTO_BUF(contents);
+
+    (void)state;
+    assert_int_equal(compress(file, &len, (const Bytef *)claim, sizeof(claim) - 1), Z_OK);
+    fault_largest = 0;
+    assert_int_equal(
+        loose_decode(&whole, &header, &contents, (struct bytes){file, len}, LIMIT_FILE), 0
+    );
+    assert_false(whole);
+    assert_null(contents.data);
+    assert_true(fault_largest < 2000);
+}
+
 static void test_every_allocation_that_fails_is_out_of_memory(void **state)
 {
     AUTO_BUF(data);
@@ -237,6 +260,7 @@ int main(void)
         TEST(folders_are_made_where_they_are_missing),
         TEST(what_is_not_whole_is_not_found),
         TEST(headers_are_canonical_and_below_the_limit),
+        TEST(no_file_gets_more_memory_than_deflate_can_fill),
         TEST(every_allocation_that_fails_is_out_of_memory),
     };
 
