@@ -41,11 +41,6 @@ void model_release(struct model *model)
     *model = (struct model){0};
 }
 
-static bool is_lfs_pointer(const uint8_t *prefix, size_t len)
-{
-    return len >= 8 && memcmp(prefix, "version ", 8) == 0;
-}
-
 /* The header of an open shard. `budget`: bytes that the headers still may take together. */
 static int header_read(struct shard *shard, uint64_t *budget)
 {
@@ -57,13 +52,6 @@ static int header_read(struct shard *shard, uint64_t *budget)
     if ((err = file_read_at(shard->fd, prefix, len, 0, shard->path)) < 0)
         return err;
     err = safetensors_header_size(&size, (struct bytes){prefix, len}, shard->bytes);
-    if (err < 0 && is_lfs_pointer(prefix, len))
-        return error_hint(
-            error_set(
-                E_CORRUPT, "%s: only a pointer to the file, as git-lfs keeps it", shard->path
-            ),
-            "fetch the file itself: git lfs pull"
-        );
     if (err < 0)
         return error_wrap(err == E_INVALID ? E_CORRUPT : err, "%s", shard->path);
     if (size > *budget)

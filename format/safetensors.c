@@ -38,12 +38,22 @@ struct reader {
     size_t shape_count, shape_cap, shapes_max;
 };
 
+static int cut_short(int err)
+{
+    return error_hint(err, "the file is not whole: copy it or save it again");
+}
+
 int safetensors_header_size(uint64_t *out, struct bytes prefix, uint64_t file_bytes)
 {
     uint64_t size = 0;
 
     if (prefix.len < PREFIX_BYTES || file_bytes < PREFIX_BYTES)
-        return error_set(E_INVALID, "not a safetensors file: it has less than 8 bytes");
+        return cut_short(error_set(E_INVALID, "not a safetensors file: it has less than 8 bytes"));
+    /* What a clone without git-lfs has in the file's place. */
+    if (memcmp(prefix.data, "version ", PREFIX_BYTES) == 0) {
+        int err = error_set(E_INVALID, "only a pointer to the file, as git-lfs keeps it");
+        return error_hint(err, "fetch the file itself: git lfs pull");
+    }
     for (unsigned i = 0; i < PREFIX_BYTES; i++)
         size |= (uint64_t)prefix.data[i] << (8 * i);
     if (size > LIMIT_SAFETENSORS_HEADER)
@@ -52,10 +62,10 @@ int safetensors_header_size(uint64_t *out, struct bytes prefix, uint64_t file_by
             LIMIT_SAFETENSORS_HEADER
         );
     if (size > file_bytes - PREFIX_BYTES)
-        return error_set(
+        return cut_short(error_set(
             E_INVALID, "the header claims %" PRIu64 " bytes, the file ends after %" PRIu64, size,
             file_bytes - PREFIX_BYTES
-        );
+        ));
     *out = PREFIX_BYTES + size;
     return 0;
 }
@@ -430,12 +440,13 @@ static int cover_check(const struct safetensors *table)
             return tensor_wrap(err, &table->tensors[i]);
         start = table->tensors[i].end;
     }
-    if (start != table->data_bytes)
-        return error_set(
-            E_INVALID, "the tensors take %" PRIu64 " bytes, the file has %" PRIu64 " for them",
-            start, table->data_bytes
-        );
-    return 0;
+    if (start == table->data_bytes)
+        return 0;
+    int err = error_set(
+        E_INVALID, "the tensors take %" PRIu64 " bytes, the file has %" PRIu64 " for them", start,
+        table->data_bytes
+    );
+    return start > table->data_bytes ? cut_short(err) : err;
 }
 
 static int table_read(struct safetensors *table, struct bytes text)

@@ -239,6 +239,11 @@ static int packs_stamp(int64_t *out, struct store *store)
     return err;
 }
 
+static int elsewhere(int err)
+{
+    return error_hint(err, "'vera init' makes a repository; -C or VERA_REPO names another one");
+}
+
 /* What is stamped is older than what is opened then. */
 static int store_open_at(struct store *store)
 {
@@ -247,9 +252,10 @@ static int store_open_at(struct store *store)
     if (err < 0 && err != E_IO)
         return err;
     if (!path_is_directory(store->path))
-        return error_set(E_CORRUPT, "%s: is no repository: not a directory", store->path);
+        return elsewhere(error_set(E_CORRUPT, "%s: is no repository: not a directory", store->path)
+        );
     if (!dir_has(store->path, "HEAD"))
-        return error_set(E_CORRUPT, "%s: is no repository: it has no HEAD", store->path);
+        return elsewhere(error_set(E_CORRUPT, "%s: is no repository: it has no HEAD", store->path));
     int code = git_repository_open_ext(
         &store->repo, store->path, GIT_REPOSITORY_OPEN_NO_SEARCH | GIT_REPOSITORY_OPEN_NO_DOTGIT,
         NULL

@@ -148,7 +148,7 @@ static int not_found(const struct revision *revision)
         return error_hint(err, "did you mean '%s'?", nearest.name);
     if (is_hex(base) && strlen(base) < ID_DIGITS_MIN)
         return error_hint(err, "a commit's id needs %d digits or more", ID_DIGITS_MIN);
-    return err;
+    return error_hint(err, "'vera branch', 'vera tag' and 'vera log --all' list what there is");
 }
 
 /* The base */

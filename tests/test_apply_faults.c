@@ -250,6 +250,16 @@ static void assert_out(const struct scene *scene, bool there)
     assert_int_equal(tree_remove("out"), 0);
 }
 
+/* Not by /proc, which a bare root file system lacks. */
+static size_t descriptor_count(void)
+{
+    size_t count = 0;
+
+    for (int fd = 0; fd < 1024; fd++)
+        count += fcntl(fd, F_GETFD) >= 0;
+    return count;
+}
+
 static void call_fails(const struct scene *scene, unsigned threads)
 {
     const struct apply_options options = {.threads = threads};
@@ -257,12 +267,12 @@ static void call_fails(const struct scene *scene, unsigned threads)
     bool whole = false;
 
     for (int n = 0; n < 1000 && !whole; n++) {
-        size_t descriptors = entry_count("/proc/self/fd");
+        size_t descriptors = descriptor_count();
         call_after = n;
         int err = scene_run(scene, &options);
         whole = call_after >= 0;
         call_after = -1;
-        assert_int_equal(entry_count("/proc/self/fd"), descriptors);
+        assert_int_equal(descriptor_count(), descriptors);
         assert_int_equal(err, err ? E_IO : 0);
         failed += err < 0;
         /* Only the last step, a sync after the rename, may fail with the output in its place. */

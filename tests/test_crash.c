@@ -159,6 +159,16 @@ static void before_a_ref_moves_objects_are_durable(const char *from, const char 
     }
 }
 
+/* The model finds a descriptor's path in /proc, which a bare root file system lacks. */
+static bool model_works(void)
+{
+    bool works = access("/proc/self/fd", X_OK) == 0;
+
+    if (!works)
+        print_message("a power cut: not tried here, /proc is not mounted\n");
+    return works;
+}
+
 static void model_begin(void (*on_rename)(const char *from, const char *to))
 {
     syscalls.dirty_count = 0;
@@ -183,7 +193,7 @@ static void test_a_version_survives_a_power_cut(void **state)
     static const char *const branches[] = {"main", "a", "deep/er/and/deeper", NULL};
 
     (void)state;
-    for (size_t i = 0; branches[i]; i++) {
+    for (size_t i = 0; branches[i] && model_works(); i++) {
         AUTO_SNAPSHOT(snapshot);
         snapshot_vary(&snapshot, ADAPTER, branches[i]);
         for (int again = 0; again < 2; again++) {
@@ -206,6 +216,8 @@ static void test_what_another_left_is_synced_too(void **state)
     size_t synced = 0;
 
     (void)state;
+    if (!model_works())
+        return;
     snapshot_vary(&snapshot, ADAPTER, "left");
     struct commit_id left = commit_snapshot(&snapshot).commit;
     objects_below(&ids, &left);
@@ -243,6 +255,8 @@ static void test_a_new_repository_survives_a_power_cut(void **state)
     AUTO_FREE(char, path);
 
     (void)state;
+    if (!model_works())
+        return;
     model_begin(before_it_appears_it_is_durable);
     assert_int_equal(store_init(&path, "new"), 0);
     model_end();

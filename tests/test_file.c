@@ -279,9 +279,14 @@ static void test_writing_replaces_a_link_and_not_what_it_leads_to(void **state)
     assert_holds(name, "the longest name");
 }
 
+/* Not by /proc, which a bare root file system lacks. */
 static size_t descriptor_count(void)
 {
-    return entry_count("/proc/self/fd");
+    size_t count = 0;
+
+    for (int fd = 0; fd < 1024; fd++)
+        count += fcntl(fd, F_GETFD) >= 0;
+    return count;
 }
 
 static void test_a_write_that_fails_leaves_the_old_file(void **state)

@@ -197,7 +197,7 @@ static void test_what_is_not_found_names_what_is_near(void **state)
     assert_fails("run/sied~3", E_NOTFOUND, "'run/sied'");
     assert_hint("'run/side'");
     assert_fails("zzzzzz", E_NOTFOUND, "'zzzzzz'");
-    assert_null(error_hint_text());
+    assert_hint("vera log --all");
     assert_fails("abc", E_NOTFOUND, "'abc'");
     assert_hint("6 digits");
     assert_fails("0123456789012345678901234567890123456789", E_NOTFOUND, "0123456789");

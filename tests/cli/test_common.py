@@ -179,6 +179,9 @@ class Streams(VeraTest):
 
     def test_closed_streams_are_not_given_to_files(self):
         """Else lines for people would be written into whatever was opened first."""
+        if not os.path.exists("/proc/self/fd"):
+            print(f"{self.id()}: not tried here, /proc is not mounted", file=sys.stderr)
+            return
         closed = (0, 1, 2)
         with self.spawn(["init"], env=self.preload(STOP=3),
                         preexec_fn=lambda: [os.close(fd) for fd in closed]) as process:
@@ -334,7 +337,7 @@ for case, tool, method in [(Manual, "groff", "groff_renders_it_without_a_warning
     if shutil.which(tool):
         setattr(case, "test_" + method, getattr(case, method))
     else:
-        print(f"not tested, since {tool} is not installed: {method}", file=sys.stderr)
+        print(f"{method}: not tried here, {tool} is not installed", file=sys.stderr)
 
 if __name__ == "__main__":
     unittest.main()

@@ -102,14 +102,16 @@ ADAPTERS = {
     "IA3": (lambda d: edit_config(d, peft_type="IA3"), "UNSUPPORTED", "IA3", "VeraConfig"),
     "pickle": (lambda d: os.rename(os.path.join(d, MODEL), os.path.join(d, "adapter_model.bin")),
                "UNSUPPORTED", "adapter_model.bin", ("python", "save_file", ".safetensors")),
-    "empty tensors": (lambda d: put(d, MODEL, b""), "INVALID", MODEL, None),
-    "truncated length": (lambda d: put(d, MODEL, get(d, MODEL)[:7]), "INVALID", MODEL, None),
-    "truncated header": (lambda d: put(d, MODEL, get(d, MODEL)[:100]), "INVALID", MODEL, None),
-    "truncated data": (lambda d: put(d, MODEL, get(d, MODEL)[:-1]), "INVALID", MODEL, None),
+    "empty tensors": (lambda d: put(d, MODEL, b""), "INVALID", MODEL, "not whole"),
+    "truncated length": (lambda d: put(d, MODEL, get(d, MODEL)[:7]), "INVALID", MODEL, "not whole"),
+    "truncated header": (lambda d: put(d, MODEL, get(d, MODEL)[:100]), "INVALID", MODEL, "not whole"),
+    "truncated data": (lambda d: put(d, MODEL, get(d, MODEL)[:-1]), "INVALID", MODEL, "not whole"),
     "data too long": (lambda d: put(d, MODEL, get(d, MODEL) + b"\0"), "INVALID", MODEL, None),
     "flipped brace": (lambda d: flip(d, MODEL, 8), "INVALID", MODEL, None),
     "header larger than the file": (lambda d: put(d, MODEL, struct.pack("<Q", 20_000_000) + b"{}"),
-                                    "INVALID", MODEL, None),
+                                    "INVALID", MODEL, "not whole"),
+    "git-lfs pointer": (lambda d: put(d, MODEL, b"version https://git-lfs.github.com/spec/v1\n"),
+                        "INVALID", "git-lfs", "git lfs pull"),
     "header above the limit": (lambda d: put(d, MODEL, struct.pack("<Q", 25_000_001) + b"{}"),
                                "LIMIT", MODEL, None),
     "header of 2^64-1 bytes": (lambda d: put(d, MODEL, b"\xff" * 8 + b"{}"), "LIMIT", MODEL, None),
@@ -356,7 +358,7 @@ class NoRepository(VeraTest):
         os.mkdir(self.path(".vera"))
         for args in self.COMMANDS:
             with self.subTest(args=args):
-                self.fails(*args, code="CORRUPT", says=".vera")
+                self.fails(*args, code="CORRUPT", says=".vera", hint="vera init")
         self.fails("init", code="EXISTS", says=".vera")
         self.assertEqual(tree(self.dir), {".vera": None})
 
