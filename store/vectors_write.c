@@ -16,9 +16,9 @@
 #include "store/payload.h"
 
 /* A large payload's chain is shorter than a reader could bear, since every commit decodes its
-   parent: 128 MiB, and three differences where that is more. */
-#define CHAIN_BYTES     (128 * MIB)
-#define CHAIN_DEPTH_MIN 3
+   parent: 96 MiB of payloads, and two differences where that is more. */
+#define CHAIN_BYTES     (96 * MIB)
+#define CHAIN_DEPTH_MIN 2
 
 struct vectors {
     struct store *store;
@@ -128,10 +128,12 @@ struct encoding {
 static unsigned base_depth_max(const struct frame_parts *parts)
 {
     const struct frame_part *last = &parts->parts[parts->count - 1];
-    uint64_t bytes = last->begin + last->bytes, depth = bytes ? CHAIN_BYTES / bytes : 0;
+    uint64_t bytes = last->begin + last->bytes, frames = bytes ? CHAIN_BYTES / bytes : UINT64_MAX;
 
-    depth = depth < CHAIN_DEPTH_MIN + 1 ? CHAIN_DEPTH_MIN : depth - 1;
-    return (unsigned)(depth < FRAME_DEPTH_MAX ? depth : FRAME_DEPTH_MAX) - 1;
+    if (frames > FRAME_DEPTH_MAX + 1)
+        frames = FRAME_DEPTH_MAX + 1;
+    unsigned depth = frames > CHAIN_DEPTH_MIN + 1 ? (unsigned)frames - 1 : CHAIN_DEPTH_MIN;
+    return depth - 1;
 }
 
 static int part_encode(struct buf *out, const struct encoding *encoding, size_t part)
