@@ -91,5 +91,5 @@ int git_failed(int code, const char *fmt, ...)
     int err = error_set(error_code(code, error), "%s: %s", what, why);
     if (strstr(why, strerror(ENOSPC)) || strstr(why, strerror(EDQUOT)))
         return error_hint(err, "free some space there");
-    return err;
+    return err == E_CORRUPT ? error_hint(err, "'vera fsck' tells what is damaged") : err;
 }

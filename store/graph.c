@@ -244,7 +244,10 @@ static int type_find(struct graph *graph, size_t node)
 
     int code = git_odb_read_header(&bytes, &graph->nodes[node].type, graph->store->odb, &id);
     if (code == GIT_ENOTFOUND)
-        return error_set(E_CORRUPT, "object %s is missing", git_oid_tostr_s(&id));
+        return error_hint(
+            error_set(E_CORRUPT, "object %s is missing", git_oid_tostr_s(&id)),
+            "'vera fsck' tells what is damaged"
+        );
     if (code < 0) {
         graph->nodes[node].type = GIT_OBJECT_ANY;
         return git_failed(code, "object %s", git_oid_tostr_s(&id));

@@ -255,7 +255,8 @@ int store_load(struct snapshot *out, struct store *store, const struct commit_id
     if (err < 0) {
         char hex[COMMIT_HEX_SIZE];
         commit_hex(hex, id);
-        return error_wrap(stored_error(err), "version %.12s", hex);
+        err = error_wrap(stored_error(err), "version %.12s", hex);
+        return err == E_CORRUPT ? error_hint(err, "'vera fsck' tells what is damaged") : err;
     }
     *out = snapshot;
     snapshot = (struct snapshot){0};

@@ -55,7 +55,10 @@ static int lock_open(struct store_lock *out, char **out_path, struct store *stor
 
     if (err < 0 || (err = lock_file_open(&out->fd, *out_path)) == 0)
         return err;
-    return error_wrap(err, "the repository cannot be written");
+    err = error_wrap(err, "the repository cannot be written");
+    if (err == E_IO && !error_hint_text())
+        return error_hint(err, "a copy can: git clone --mirror '%s'", store->path);
+    return err;
 }
 
 static int lock_take(

@@ -452,7 +452,7 @@ class Disks(Repository):
         for args in (["commit", adapter("llama-half/step-020")], ["branch", "x"], ["tag", "t"], ["switch", "-c", "y"],
                      ["reset", self.tip + "~1"]):
             with self.subTest(args=args):
-                self.fails(*args, code="IO", says="Read-only file system", env=env)
+                self.fails(*args, code="IO", says="Read-only file system", hint="read-only", env=env)
         self.assert_untouched()
 
     def test_a_target_on_a_read_only_disk(self):
@@ -498,6 +498,7 @@ class Disks(Repository):
                 shutil.rmtree(self.path("out"))
                 continue
             self.assertEqual(result.json["error"]["code"], "CORRUPT", result)
+            self.assertTrue(result.json["error"]["hint"], result)
             self.assertFalse(os.path.exists(self.path("out")))
             refused += 1
         self.assertGreater(refused, 0)
