@@ -247,6 +247,8 @@ static int elsewhere(int err)
 /* What is stamped is older than what is opened then. */
 static int store_open_at(struct store *store)
 {
+    AUTO_FREE(char, head);
+
     int err = packs_stamp(&store->packs_stamp, store);
 
     if (err < 0 && err != E_IO)
@@ -254,7 +256,9 @@ static int store_open_at(struct store *store)
     if (!path_is_directory(store->path))
         return elsewhere(error_set(E_CORRUPT, "%s: is no repository: not a directory", store->path)
         );
-    if (!dir_has(store->path, "HEAD"))
+    if ((err = path_join(&head, store->path, "HEAD")) < 0)
+        return err;
+    if (!path_exists(head))
         return elsewhere(error_set(E_CORRUPT, "%s: is no repository: it has no HEAD", store->path));
     int code = git_repository_open_ext(
         &store->repo, store->path, GIT_REPOSITORY_OPEN_NO_SEARCH | GIT_REPOSITORY_OPEN_NO_DOTGIT,

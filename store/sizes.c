@@ -81,19 +81,19 @@ static int index_take(
 static int pack_read(struct sizes *sizes, struct store *store, const char *index_path)
 {
     AUTO_FREE(char, index_full);
-    AUTO_FREE(char, pack_full);
+    AUTO_BUF(pack_full);
     AUTO_PACK_INDEX(index);
     AUTO_BUF(data);
     AUTO_FD(fd);
     uint64_t pack_bytes;
 
     int err = path_join(&index_full, store_path(store), index_path);
-    if (err < 0 || (err = path_join(&pack_full, store_path(store), index_path)) < 0)
+    if (err < 0)
         return err;
-    memcpy(strrchr(pack_full, '.'), ".pack", strlen(".pack") + 1);
-    /* Either may be removed at this moment, since what is in it was packed anew. */
-    if ((err = file_open(&fd, &pack_bytes, pack_full)) < 0 ||
-        (err = file_read(&data, index_full, LIMIT_FILE)) < 0)
+    int stem = (int)(strlen(index_full) - strlen(".idx"));
+    if ((err = buf_printf(&pack_full, "%.*s.pack", stem, index_full)) < 0)
+        return err;
+    if ((err = file_open(&fd, &pack_bytes, (const char *)pack_full.data)) < 0)
         return err == E_NOTFOUND ? 0 : err;
     if ((err = pack_index_decode(&index, buf_bytes(&data), index_path)) < 0)
         return err;
