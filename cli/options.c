@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cli/nearest.h"
+#include "format/nearest.h"
 #include "format/text.h"
 
 struct parser {

@@ -258,7 +258,7 @@ static int store_open_at(struct store *store)
         );
     if ((err = path_join(&head, store->path, "HEAD")) < 0)
         return err;
-    if (!path_exists(head))
+    if (!path_exists(head) || path_is_directory(head))
         return elsewhere(error_set(E_CORRUPT, "%s: is no repository: it has no HEAD", store->path));
     int code = git_repository_open_ext(
         &store->repo, store->path, GIT_REPOSITORY_OPEN_NO_SEARCH | GIT_REPOSITORY_OPEN_NO_DOTGIT,

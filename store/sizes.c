@@ -93,7 +93,9 @@ static int pack_read(struct sizes *sizes, struct store *store, const char *index
     int stem = (int)(strlen(index_full) - strlen(".idx"));
     if ((err = buf_printf(&pack_full, "%.*s.pack", stem, index_full)) < 0)
         return err;
-    if ((err = file_open(&fd, &pack_bytes, (const char *)pack_full.data)) < 0)
+    /* Either may be removed at this moment, since what is in it was packed anew. */
+    if ((err = file_open(&fd, &pack_bytes, (const char *)pack_full.data)) < 0 ||
+        (err = file_read(&data, index_full, LIMIT_FILE)) < 0)
         return err == E_NOTFOUND ? 0 : err;
     if ((err = pack_index_decode(&index, buf_bytes(&data), index_path)) < 0)
         return err;

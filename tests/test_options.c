@@ -1,6 +1,6 @@
 /*
- * Tests of cli/options.c and cli/nearest.c: a command line, and what is written into the struct of
- * arguments, or the error.
+ * Tests of cli/options.c and format/nearest.c: a command line, and what is written into the struct
+ * of arguments, or the error.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -11,9 +11,9 @@
 
 #include <string.h>
 
-#include "cli/nearest.h"
 #include "cli/options.h"
 #include "fault.h"
+#include "format/nearest.h"
 
 struct sample {
     bool force, dry;
