@@ -204,9 +204,13 @@ static int log_run(struct cli *cli, const void *arguments_of)
     if ((err = store_history(
              &history, cli->store, arguments->all ? NULL : &start, arguments->all ? 0 : 1, limit
          )) ||
-        (err = decorations_read(&log.decorations, cli)))
+        (err = decorations_read(&log.decorations, cli)) || (err = log_walk(&log, &history)))
         return err;
-    return log_walk(&log, &history);
+    if (history.is_cut) {
+        cli_note("vera: this clone is shallow: what came before is not in it");
+        cli_note("hint: git --git-dir=%s fetch --unshallow", store_path(cli->store));
+    }
+    return 0;
 }
 
 static const struct operand operands[] = {

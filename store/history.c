@@ -217,6 +217,17 @@ static int order(struct commit_id *out, size_t count, const struct collection *c
     return err;
 }
 
+static bool is_cut(const struct ancestry *ancestry, const struct commit_id *commits, size_t count)
+{
+    for (size_t i = 0; ancestry->shallow.count && i < count; i++) {
+        git_oid id = git_id(&commits[i]);
+        size_t ignored;
+        if (id_set_find(&ignored, &ancestry->shallow, &id))
+            return true;
+    }
+    return false;
+}
+
 static int history_make(struct history *out, const struct collection *collection, size_t limit)
 {
     size_t count = collection->count;
@@ -231,7 +242,7 @@ static int history_make(struct history *out, const struct collection *collection
         free(commits);
         return err;
     }
-    *out = (struct history){commits, count};
+    *out = (struct history){commits, count, is_cut(&collection->ancestry, commits, count)};
     return 0;
 }
 

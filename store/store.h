@@ -122,6 +122,7 @@ MUST_CHECK int store_resolve(struct commit_id *out, struct store *store, const c
 struct history {
     struct commit_id *commits;
     size_t count;
+    bool is_cut; /* one of them has parents that this shallow clone lacks */
 };
 #define AUTO_HISTORY(name) __attribute__((cleanup(history_release))) struct history name = {0}
 /* `starts` NULL: every branch, tag and remote branch. `limit` 0: no limit. */
