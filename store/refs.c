@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "store/id_set.h"
+#include "store/ref_list.h"
 
 /* Reading */
 
@@ -56,68 +57,6 @@ int commit_peel(git_oid *out, struct store *store, const git_oid *id)
     return 0;
 }
 
-struct named {
-    char *name;
-    git_oid target;
-};
-
-struct named_list {
-    struct named *refs;
-    size_t count, capacity;
-};
-
-static void named_list_release(struct named_list *list)
-{
-    for (size_t i = 0; i < list->count; i++)
-        free(list->refs[i].name);
-    free(list->refs);
-}
-
-static int named_compare(const void *a, const void *b)
-{
-    return strcmp(((const struct named *)a)->name, ((const struct named *)b)->name);
-}
-
-static int named_add(struct named_list *list, const git_reference *reference)
-{
-    int err = array_grow(&list->refs, &list->capacity, list->count + 1, sizeof(*list->refs));
-
-    if (err < 0)
-        return err;
-    struct named *named = &list->refs[list->count];
-    named->target = *git_reference_target(reference);
-    if (!(named->name = bytes_dup(text_bytes(git_reference_name(reference)))))
-        return error_wrap(E_NOMEM, "refs");
-    list->count++;
-    return 0;
-}
-
-static int named_list_read(struct named_list *list, struct store *store, const char *prefix)
-{
-    AUTO_GIT(git_reference_iterator, iterator);
-    AUTO_BUF(glob);
-    int err = buf_printf(&glob, "%s*", prefix);
-
-    if (err < 0)
-        return err;
-    if ((err = git_reference_iterator_glob_new(&iterator, store->repo, (char *)glob.data)) < 0)
-        return git_failed(err, "refs");
-    for (;;) {
-        AUTO_GIT(git_reference, reference);
-        err = git_reference_next(&reference, iterator);
-        if (err == GIT_ITEROVER)
-            break;
-        if (err < 0)
-            return git_failed(err, "refs");
-        if (git_reference_type(reference) == GIT_REFERENCE_DIRECT &&
-            (err = named_add(list, reference)) < 0)
-            return err;
-    }
-    if (list->count)
-        qsort(list->refs, list->count, sizeof(*list->refs), named_compare);
-    return 0;
-}
-
 int refs_each(
     struct store *store,
     const char *prefix,
@@ -125,11 +64,13 @@ int refs_each(
     void *context
 )
 {
-    __attribute__((cleanup(named_list_release))) struct named_list list = {0};
+    AUTO_REF_LIST(list);
 
-    int err = named_list_read(&list, store, prefix);
-    for (size_t i = 0; err == 0 && i < list.count; i++)
-        err = visit(context, list.refs[i].name, &list.refs[i].target);
+    int err = ref_list_read(&list, store, prefix);
+    for (size_t i = 0; err == 0 && i < list.count; i++) {
+        if (!list.refs[i].is_symbolic)
+            err = visit(context, list.refs[i].name, &list.refs[i].target);
+    }
     return err;
 }
 
