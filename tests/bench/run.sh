@@ -4,7 +4,7 @@ set -eu
 
 usage() {
     cat <<'USAGE'
-Usage: sh tests/bench/run.sh [--quick] [basis] [frames] [commit] [apply] [check]
+Usage: sh tests/bench/run.sh [--quick] [basis] [frames] [commit] [apply] [scale] [check]
 
   --quick   3 runs of each instead of 11: to see that it works, not to quote
 
@@ -12,6 +12,8 @@ Usage: sh tests/bench/run.sh [--quick] [basis] [frames] [commit] [apply] [check]
   frames    what a checkpoint costs in bits a value, beside XOR and zstd; encoding and decoding
   commit    commit and export against git, and against git-lfs
   apply     vera apply against PEFT: load, merge_and_unload, save
+  scale     repositories of up to 10,000 versions on 1,000 branches: times, sizes, and what holds for every
+            version (BENCH_SCALE="10 1000" for other sizes)
   check     no benchmark: is what vera apply makes of a real model what PEFT and Transformers expect?
 
 The first four where none is named. torch, PEFT and Transformers (6 GB) go into tests/bench/.venv, the base
@@ -26,7 +28,7 @@ while [ $# -gt 0 ]; do
     case $1 in
     --quick) runs=3 ;;
     -h | --help) usage && exit 0 ;;
-    basis | frames | commit | apply | check) benches="${benches:-} $1" ;;
+    basis | frames | commit | apply | scale | check) benches="${benches:-} $1" ;;
     *) usage >&2 && exit 2 ;;
     esac
     shift
