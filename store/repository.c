@@ -64,6 +64,10 @@ static int config_write(git_repository *repo)
         code = git_config_set_bool(config, "core.logAllRefUpdates", true);
     if (code == 0)
         code = git_config_set_string(config, "core.fsync", "all");
+    /* No difference between two frames is smaller than one of them, and to look for one takes a
+       second for each megabyte when they are packed. */
+    if (code == 0)
+        code = git_config_set_string(config, "core.bigFileThreshold", "32k");
     return code < 0 ? git_failed(code, "the configuration cannot be written") : 0;
 }
 

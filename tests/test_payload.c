@@ -1,5 +1,5 @@
 /*
- * Tests of a version's vectors/: V7-V11 and F8 of docs/format.md. Real series as chains of
+ * Tests of a version's vectors/: V1, V7-V11, F8 and F9 of docs/format.md. Real series as chains of
  * differences, which restart where they are too long; chains with damage and forgeries in them.
  */
 #define _GNU_SOURCE
@@ -398,6 +398,52 @@ static void test_parts_are_whole_or_differences_each_for_itself(void **state)
         }
         repository_reopen();
         store->part_bytes = 40000;
+    }
+    shell("git fsck --strict --no-dangling");
+}
+
+/* The classifier with 5 Mi values: zeros, and a few that tell the versions apart. */
+static void weights_put(struct buf *data, size_t len, uint32_t seed)
+{
+    AUTO_SAFETENSORS(table);
+    AUTO_BUF(file);
+    uint64_t shape[2], at = 0;
+
+    assert_int_equal(safetensors_decode(&table, buf_bytes(data), data->len), 0);
+    for (size_t i = 0; i < table.count; i++) {
+        struct tensor *tensor = &table.tensors[i];
+        uint64_t bytes = tensor_bytes(tensor);
+        if (strcmp(tensor->name, "base_model.model.classifier.weight") == 0) {
+            shape[0] = len / 4 / tensor->shape[1];
+            shape[1] = tensor->shape[1];
+            tensor->shape = shape;
+            bytes = shape[0] * shape[1] * 4;
+        }
+        tensor->begin = at;
+        tensor->end = at += bytes;
+    }
+    assert_int_equal(safetensors_encode(&file, table.tensors, table.count), 0);
+    size_t header = file.len;
+    assert_int_equal(buf_resize(&file, header + at), 0);
+    for (size_t i = 0; i < 10; i++)
+        file.data[header + at / 10 * i] = (uint8_t)(seed + i);
+    buf_release(data);
+    *data = buf_take(&file);
+}
+
+/* V11: a chain holds 96 MiB of payloads, here four. Real parts, several at once. */
+static void test_the_chain_of_a_large_payload_is_short(void **state)
+{
+    static const unsigned depths[] = {0, 1, 2, 3, 0, 1};
+
+    (void)state;
+    for (unsigned i = 0; i < 6; i++) {
+        AUTO_SNAPSHOT(snapshot);
+        step_edit(&snapshot, "minilm", 20, weights_put, 22 * MIB, i);
+        struct commit_result result = commit_snapshot(&snapshot);
+        assert_int_equal(result.frame.depth, depths[i]);
+        if (i == 3)
+            assert_loads(&result.commit, &snapshot);
     }
     shell("git fsck --strict --no-dangling");
 }
@@ -815,6 +861,7 @@ int main(void)
         TEST(another_layout_begins_a_chain),
         TEST(parts_are_whole_or_differences_each_for_itself),
         TEST(parts_may_be_of_any_size),
+        TEST(the_chain_of_a_large_payload_is_short),
         TEST(damage_behind_a_version_does_not_stop_the_next),
         TEST(a_forged_header_is_refused),
         TEST(a_forged_base_is_refused),

@@ -37,6 +37,7 @@ static void test_a_new_repository_is_gits_own(void **state)
     assert_shell("GIT_DIR=deep/er/.vera git config core.bare", "true");
     assert_shell("GIT_DIR=deep/er/.vera git config core.logAllRefUpdates", "true");
     assert_shell("GIT_DIR=deep/er/.vera git config core.fsync", "all");
+    assert_shell("GIT_DIR=deep/er/.vera git config core.bigFileThreshold", "32k");
     assert_shell("stat -c %a deep/er/.vera", "755");
     assert_int_equal(store_init(&again, "deep/er"), E_EXISTS);
     assert_null(again);
