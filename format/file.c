@@ -475,6 +475,24 @@ int path_rename(const char *from, const char *to)
     return rename(from, to) == 0 ? 0 : file_error(to);
 }
 
+int file_make(const char *path, struct bytes data)
+{
+    AUTO_FD(fd);
+
+    int err = file_create(&fd, path, 0666);
+    if (err == 0 && (err = fd_write_all(fd, data.data, data.len, path)) < 0)
+        unlink(path);
+    return err;
+}
+
+int file_append(const char *path, struct bytes data)
+{
+    AUTO_FD(fd);
+
+    fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0666);
+    return fd < 0 ? file_error(path) : fd_write_all(fd, data.data, data.len, path);
+}
+
 int path_time(int64_t *out, const char *path)
 {
     struct stat status;

@@ -90,6 +90,12 @@ MUST_CHECK int file_claim(const char *path);
 /* file_claim(), and it is open for writing; `mode` as for open(). */
 MUST_CHECK int file_create(int *out_fd, const char *path, unsigned mode);
 
+/* Create a file with these contents, not synced: E_EXISTS where there is something. */
+MUST_CHECK int file_make(const char *path, struct bytes data);
+
+/* Write behind the end of a file, which is created where it is missing; not synced. */
+MUST_CHECK int file_append(const char *path, struct bytes data);
+
 /* When a file's contents, or a directory's entries, changed last: in seconds since the epoch, and
    as exactly as the file system knows, in nanoseconds. */
 MUST_CHECK int path_time(int64_t *out, const char *path);

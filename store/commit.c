@@ -102,16 +102,6 @@ tip_compare(struct store *store, const struct target *target, const struct commi
 
 /* The commit */
 
-static int signature_append(struct buf *out, const char *key, const git_signature *who)
-{
-    int offset = who->when.offset, minutes = offset < 0 ? -offset : offset;
-
-    return buf_printf(
-        out, "%s %s <%s> %" PRId64 " %c%02d%02d\n", key, who->name, who->email,
-        (int64_t)who->when.time, offset < 0 ? '-' : '+', minutes / 60, minutes % 60
-    );
-}
-
 static int signatures_append(struct buf *out, struct store *store, const char *author)
 {
     __attribute__((cleanup(identity_release))) struct identity identity = {0};
@@ -122,9 +112,11 @@ static int signatures_append(struct buf *out, struct store *store, const char *a
     if ((err = store_identity(&identity, store, author)) < 0 ||
         (err = signature_make(&by, &identity, true)) < 0 ||
         (err = signature_now(&committer, store)) < 0 ||
-        (err = signature_append(out, "author", by)) < 0)
+        (err = buf_append_text(out, "author ")) < 0 || (err = signature_append(out, by)) < 0 ||
+        (err = buf_append_text(out, "\ncommitter ")) < 0 ||
+        (err = signature_append(out, committer)) < 0)
         return err;
-    return signature_append(out, "committer", committer);
+    return buf_append_byte(out, '\n');
 }
 
 /* The message, with a line of our own where none was given. */

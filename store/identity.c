@@ -5,6 +5,7 @@
  * that cannot stand in a commit are left out. Unlike git, something is always found.
  */
 #define _DEFAULT_SOURCE
+#include <inttypes.h>
 #include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -280,4 +281,14 @@ int signature_now(git_signature **out, struct store *store)
 
     int err = identity_make(&identity, store, &committer_role, NULL);
     return err < 0 ? err : signature_make(out, &identity, false);
+}
+
+int signature_append(struct buf *out, const git_signature *who)
+{
+    int offset = who->when.offset, minutes = offset < 0 ? -offset : offset;
+
+    return buf_printf(
+        out, "%s <%s> %" PRId64 " %c%02d%02d", who->name, who->email, (int64_t)who->when.time,
+        offset < 0 ? '-' : '+', minutes / 60, minutes % 60
+    );
 }

@@ -177,6 +177,9 @@ MUST_CHECK int signature_make(git_signature **out, const struct identity *identi
 /* The committer. */
 MUST_CHECK int signature_now(git_signature **out, struct store *store);
 
+/* "Name <mail> 1700000000 +0100", as commits and reflogs have it. */
+MUST_CHECK int signature_append(struct buf *out, const git_signature *who);
+
 /* target.c: E_INVALID for a name that a new branch cannot have: one that git refuses, that a
    revision could not name, or that no file system holds. */
 MUST_CHECK int branch_name_check(const char *name);

@@ -2,9 +2,10 @@
  * The one way in which refs move. See internal.h and docs/format.md, "Locks" and G8.
  *
  * Under the refs lock: what a crash left is removed; the names are noted; every ref is locked, as
- * git does it, and compared; only then the first one moves. libgit2 syncs a ref's file before the
- * rename, and its folder after it; folders above, which may be new, and those that lost an entry
- * are synced here, before the next ref moves.
+ * git does it, and compared; only then the first one moves. One branch by itself, as a commit moves
+ * it, is moved by ref_plain.c; all else by libgit2, which syncs a ref's file before the rename, and
+ * its folder after it; folders above, which may be new, and those that lost an entry are synced
+ * here, before the next ref moves.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -12,7 +13,7 @@
 
 #include "format/file.h"
 #include "format/limits.h"
-#include "store/internal.h"
+#include "store/ref_plain.h"
 
 #define PAUSE_MS      10u
 #define PACKED_REFS   "packed-refs"
@@ -94,7 +95,7 @@ static int moved(const char *name)
     return error_hint(err, "look at what is there now, and try again");
 }
 
-static int change_compare(struct store *store, const struct ref_change *change)
+int change_compare(struct store *store, const struct ref_change *change)
 {
     AUTO_GIT(git_reference, ref);
 
@@ -172,25 +173,32 @@ static int changes_check(struct store *store, const struct ref_change *changes, 
 
 /* Moving */
 
+int ref_wait(unsigned *waited_ms, struct store *store, const char *name)
+{
+    struct timespec pause = {.tv_nsec = PAUSE_MS * 1000000};
+
+    if (*waited_ms >= store->wait_ms) {
+        int err = error_set(E_CONFLICT, "%s: is locked by a git that is at work", name);
+        return error_hint(err, "if there is none: rm -- '%s/%s.lock'", store->path, name);
+    }
+    nanosleep(&pause, NULL);
+    *waited_ms += PAUSE_MS;
+    return interrupt_check();
+}
+
 /* Locks one ref, waiting for a git that holds it. */
 static int ref_lock(git_transaction **out, struct store *store, const char *name)
 {
-    unsigned waited = 0;
+    unsigned waited_ms = 0;
     int code, err = 0;
 
     if ((code = git_transaction_new(out, store->repo)) < 0)
         return git_failed(code, "%s", name);
-    while ((code = git_transaction_lock_ref(*out, name)) == GIT_ELOCKED && err == 0) {
-        if (waited >= store->wait_ms) {
-            err = error_set(E_CONFLICT, "%s: is locked by a git that is at work", name);
-            return error_hint(err, "if there is none: rm -- '%s/%s.lock'", store->path, name);
-        }
-        struct timespec pause = {.tv_nsec = PAUSE_MS * 1000000};
-        nanosleep(&pause, NULL);
-        waited += PAUSE_MS;
-        err = interrupt_check();
-    }
-    return code < 0 && err == 0 ? git_failed(code, "%s", name) : err;
+    while (err == 0 && (code = git_transaction_lock_ref(*out, name)) == GIT_ELOCKED)
+        err = ref_wait(&waited_ms, store, name);
+    if (err < 0)
+        return err;
+    return code < 0 ? git_failed(code, "%s", name) : 0;
 }
 
 /* Syncing */
@@ -326,8 +334,12 @@ static int changes_apply(
     const char *message
 )
 {
+    bool done = false;
     int err = changes_check(store, changes, count);
 
+    if (err == 0 && count == 1 && (err = ref_move_plain(&done, store, changes, message)) == 0 &&
+        done)
+        return change_sync(store, changes);
     for (size_t i = 0; err == 0 && i < count; i++)
         err = ref_lock(&transactions[i], store, changes[i].name);
     /* Once more: a git may have moved them before they were locked. */
