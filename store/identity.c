@@ -91,7 +91,7 @@ static int name_offer_login(char **name)
     char scratch[4096], real[256];
     struct passwd entry, *found = NULL;
 
-    if (getpwuid_r(geteuid(), &entry, scratch, sizeof(scratch), &found) != 0 || !found)
+    if (*name || getpwuid_r(geteuid(), &entry, scratch, sizeof(scratch), &found) != 0 || !found)
         return 0;
     snprintf(real, sizeof(real), "%s", entry.pw_gecos ? entry.pw_gecos : "");
     real[strcspn(real, ",")] = '\0';
@@ -105,6 +105,8 @@ static int email_offer_login(char **email)
     struct passwd entry, *found = NULL;
     const char *login = FALLBACK;
 
+    if (*email)
+        return 0;
     if (getpwuid_r(geteuid(), &entry, scratch, sizeof(scratch), &found) == 0 && found)
         login = entry.pw_name;
     if (gethostname(host, sizeof(host) - 1) != 0)
