@@ -8,7 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "format/limits.h"
 #include "store/index.h"
+
+#define LITTLE_BYTES (16 * MIB)
 
 /* Where the version goes. */
 struct target {
@@ -161,7 +164,11 @@ static int commit_write(
 }
 
 static int branch_move(
-    struct store *store, const struct target *target, const git_oid *commit, struct buf *message
+    struct bytes first,
+    struct store *store,
+    const struct target *target,
+    const git_oid *commit,
+    struct buf *message
 )
 {
     struct ref_change change = {
@@ -177,7 +184,25 @@ static int branch_move(
         &line, "commit%s: %.*s", target->has_parent ? "" : " (initial)", (int)strcspn(text, "\n"),
         text
     );
-    return err < 0 ? err : refs_move(store, &change, 1, (const char *)line.data);
+    return err < 0 ? err : refs_move_after(first, store, &change, 1, (const char *)line.data);
+}
+
+/* What is little is synced while the refs are locked, at once with what moves the branch. */
+static int commit_point(
+    struct store *store,
+    struct objects *objects,
+    const struct target *target,
+    const git_oid *commit,
+    struct buf *message
+)
+{
+    AUTO_BUF(paths);
+
+    int err = objects->bytes > LITTLE_BYTES ? objects_sync(objects, store)
+                                            : objects_paths(&paths, objects, store);
+    if (err < 0 || (err = interrupt_check()) < 0)
+        return err;
+    return branch_move(buf_bytes(&paths), store, target, commit, message);
 }
 
 static int version_write(
@@ -205,8 +230,7 @@ static int version_write(
         return err;
     if ((err = snapshot_write(&tree, &result->frame, &objects, store, &loaded, parent)) < 0 ||
         (err = commit_write(&commit, &text, &objects, store, target, &tree)) < 0 ||
-        (err = objects_sync(&objects, store)) < 0 || (err = interrupt_check()) < 0 ||
-        (err = branch_move(store, target, &commit, &message)) < 0)
+        (err = commit_point(store, &objects, target, &commit, &message)) < 0)
         return err;
     index_add(store, &commit);
     result->commit = commit_id_of(&commit);

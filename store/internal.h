@@ -111,6 +111,8 @@ MUST_CHECK int objects_keep(struct objects *objects, struct store *store, const 
 bool object_is_noise(struct bytes data);
 /* Sync every loose object of `objects`, and the folders that they lie in. */
 MUST_CHECK int objects_sync(struct objects *objects, struct store *store);
+/* Append the paths that objects_sync() would give to paths_sync(). */
+MUST_CHECK int objects_paths(struct buf *out, struct objects *objects, struct store *store);
 
 /* A commit or tree, parsed, its id verified; E_CORRUPT naming it where it is damaged or missing. */
 MUST_CHECK int commit_read(git_commit **out, struct store *store, const git_oid *id);
@@ -149,6 +151,8 @@ MUST_CHECK int lock_refs(struct store_lock *out, struct store *store);
 /* Shared while the index is used, exclusive while it is replaced; the one becomes the other where
    `lock` is held already. Never waits: *got false where another is in the way. */
 MUST_CHECK int lock_index(bool *got, struct store_lock *lock, struct store *store, bool exclusive);
+/* After vera.lock was opened and closed elsewhere: a process's classic locks end with that. */
+void lock_tell_again(const struct store_lock *lock);
 void lock_release(struct store_lock *lock);
 
 /* refs_move.c: all the changes or, where one of them is refused, none; by compare-and-swap, each
@@ -163,6 +167,15 @@ struct ref_change {
 };
 MUST_CHECK int
 refs_move(struct store *store, const struct ref_change *changes, size_t count, const char *message);
+/* refs_move(), and before the first ref moves what `first` names is synced as by paths_sync(): at
+   once with what refs_move() has to sync first. */
+MUST_CHECK int refs_move_after(
+    struct bytes first,
+    struct store *store,
+    const struct ref_change *changes,
+    size_t count,
+    const char *message
+);
 /* Take the refs lock, remove the lock files that a crash left, and note the names
    ("refs/heads/main", "packed-refs"), one a line, whose lock files are about to be made. Before the
    end these must be gone. */

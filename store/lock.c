@@ -143,6 +143,11 @@ int lock_index(bool *got, struct store_lock *lock, struct store *store, bool exc
     return err < 0 ? err : lock_byte(got, lock->fd, BYTE_INDEX, exclusive, path);
 }
 
+void lock_tell_again(const struct store_lock *lock)
+{
+    lock_tell(lock->fd, BYTE_WHO);
+}
+
 void lock_release(struct store_lock *lock)
 {
     fd_release(&lock->fd);

@@ -284,26 +284,32 @@ static int paths_add(struct buf *paths, struct store *store, const git_oid *id, 
     return buf_append(paths, dir, strlen(dir) + 1);
 }
 
-int objects_sync(struct objects *objects, struct store *store)
+int objects_paths(struct buf *out, struct objects *objects, struct store *store)
 {
     AUTO_FREE(char, folder);
-    AUTO_BUF(paths);
     const struct object_ids *list = &objects->written;
     int err = 0;
 
     ids_sort(&objects->written);
     for (size_t i = 0; err == 0 && i < list->count; i++) {
         bool new_folder = i == 0 || list->ids[i].id[0] != list->ids[i - 1].id[0];
-        err = paths_add(&paths, store, &list->ids[i], new_folder);
+        err = paths_add(out, store, &list->ids[i], new_folder);
     }
     if (err < 0 || !list->count)
         return err;
     /* init has made these folders, but git's gc removes those that it empties. */
-    if ((err = path_join(&folder, store->path, "objects")) < 0 ||
-        (err = buf_append(&paths, folder, strlen(folder) + 1)) < 0)
+    if ((err = path_join(&folder, store->path, "objects")) < 0)
         return err;
+    return buf_append(out, folder, strlen(folder) + 1);
+}
+
+int objects_sync(struct objects *objects, struct store *store)
+{
+    AUTO_BUF(paths);
+    int err = objects_paths(&paths, objects, store);
+
     /* What is only in a pack was synced with it, and is not there as a file. */
-    return paths_sync(buf_bytes(&paths));
+    return err < 0 ? err : paths_sync(buf_bytes(&paths));
 }
 
 /* Reading */

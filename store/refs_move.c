@@ -16,6 +16,7 @@
 #include "store/ref_plain.h"
 
 #define PAUSE_MS      10u
+#define LOCK_FILE     "vera.lock"
 #define PACKED_REFS   "packed-refs"
 #define GIT_HEAD_FILE "HEAD"
 
@@ -43,39 +44,53 @@ static int crash_clean(struct store *store, int fd)
 {
     AUTO_BUF(names);
 
-    int err = lock_file_read(&names, fd, LIMIT_TEXT, "vera.lock");
+    int err = lock_file_read(&names, fd, LIMIT_TEXT, LOCK_FILE);
     if (err < 0 || !names.len)
         return err;
     if (!buf_text(&names))
-        return error_wrap(E_NOMEM, "vera.lock");
+        return error_wrap(E_NOMEM, LOCK_FILE);
     /* A name that was not written to its end had no lock file yet. */
     for (char *name = (char *)names.data, *end; err == 0 && (end = strchr(name, '\n'));
          name = end + 1) {
         *end = '\0';
         err = lock_file_remove(store, name);
     }
-    return err < 0 ? err : lock_file_write(fd, (struct bytes){0}, "vera.lock");
+    return err < 0 ? err : lock_file_write(fd, (struct bytes){0}, LOCK_FILE);
 }
 
-static int names_note(int fd, struct bytes names)
+/* The lock files must not outlive these names in a power cut. */
+static int names_note(struct store *store, int fd, struct bytes names, struct bytes first)
 {
-    int err = lock_file_write(fd, names, "vera.lock");
+    AUTO_BUF(paths);
+    int err = lock_file_write(fd, names, LOCK_FILE);
 
-    /* The lock files must not outlive these names in a power cut. */
-    return err < 0 ? err : fd_sync(fd, "vera.lock");
+    if (err < 0 || !first.len)
+        return err < 0 ? err : fd_sync(fd, LOCK_FILE);
+    if ((err = buf_printf(&paths, "%s/" LOCK_FILE, store->path)) < 0 ||
+        (err = buf_append_byte(&paths, '\0')) < 0 ||
+        (err = buf_append(&paths, first.data, first.len)) < 0)
+        return err;
+    return paths_sync(buf_bytes(&paths));
 }
 
-int refs_moving_begin(struct store_lock *out, struct store *store, struct bytes names)
+static int
+moving_begin(struct store_lock *out, struct store *store, struct bytes names, struct bytes first)
 {
     AUTO_LOCK(lock);
     int err;
 
     if ((err = lock_refs(&lock, store)) < 0 || (err = crash_clean(store, lock.fd)) < 0 ||
-        (err = names_note(lock.fd, names)) < 0)
+        (err = names_note(store, lock.fd, names, first)) < 0)
         return err;
+    lock_tell_again(&lock);
     *out = lock;
     lock.fd = -1;
     return 0;
+}
+
+int refs_moving_begin(struct store_lock *out, struct store *store, struct bytes names)
+{
+    return moving_begin(out, store, names, (struct bytes){0});
 }
 
 /* Where the names cannot be removed, the next one does. */
@@ -362,8 +377,12 @@ static int changes_names(struct buf *out, const struct ref_change *changes, size
     return err == 0 && removes ? buf_append_text(out, PACKED_REFS "\n") : err;
 }
 
-int refs_move(
-    struct store *store, const struct ref_change *changes, size_t count, const char *message
+int refs_move_after(
+    struct bytes first,
+    struct store *store,
+    const struct ref_change *changes,
+    size_t count,
+    const char *message
 )
 {
     __attribute__((cleanup(refs_moving_end))) struct store_lock lock = {.fd = -1};
@@ -374,12 +393,20 @@ int refs_move(
     if (!(transactions = array_new(count, sizeof(git_transaction *))))
         return error_wrap(E_NOMEM, "refs");
     if ((err = changes_names(&names, changes, count)) < 0 ||
-        (err = refs_moving_begin(&lock, store, buf_bytes(&names))) < 0)
+        (err = moving_begin(&lock, store, buf_bytes(&names), first)) < 0 ||
+        (err = interrupt_check()) < 0)
         return err;
     err = changes_apply(store, changes, transactions, count, message);
     for (size_t i = 0; i < count; i++)
         git_transaction_release(&transactions[i]);
     return err;
+}
+
+int refs_move(
+    struct store *store, const struct ref_change *changes, size_t count, const char *message
+)
+{
+    return refs_move_after((struct bytes){0}, store, changes, count, message);
 }
 
 static int
