@@ -36,7 +36,7 @@ static void assert_list(const char *prefix, const char *expected)
     assert_string_equal(text.len ? buf_text(&text) : "", expected);
 }
 
-static void file_make(const char *name, const char *text)
+static void loose_put(const char *name, const char *text)
 {
     AUTO_BUF(path);
     AUTO_FREE(char, folder);
@@ -91,13 +91,13 @@ static void test_the_list_is_that_of_git(void **state)
 static void test_a_file_goes_before_a_line_and_a_symbolic_ref_before_both(void **state)
 {
     (void)state;
-    file_make(
+    loose_put(
         "packed-refs", "# pack-refs with: peeled fully-peeled sorted \n" ID " refs/heads/file\n" ID
                        " refs/heads/line\n" ID " refs/heads/symbolic\n" ID " refs/tags/t\n^" OTHER
                        "\n" ID " refs/tags/u\r\n"
     );
-    file_make("refs/heads/file", OTHER "\n");
-    file_make("refs/heads/symbolic", "ref: refs/heads/file\n");
+    loose_put("refs/heads/file", OTHER "\n");
+    loose_put("refs/heads/symbolic", "ref: refs/heads/file\n");
     assert_list(
         "refs/heads/", OTHER " refs/heads/file\n" ID " refs/heads/line\n- refs/heads/symbolic"
     );
@@ -111,7 +111,7 @@ static void test_what_git_reads_as_an_id_is_one(void **state)
 
     (void)state;
     for (size_t i = 0; i < sizeof(contents) / sizeof(contents[0]); i++) {
-        file_make("refs/heads/x", contents[i]);
+        loose_put("refs/heads/x", contents[i]);
         assert_list("refs/heads/", ID " refs/heads/x");
         assert_shell("git rev-parse refs/heads/x", ID);
     }
@@ -145,7 +145,7 @@ static void test_what_is_no_ref_is_left_out(void **state)
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         AUTO_BUF(name);
         assert_int_equal(buf_printf(&name, "refs/heads/%s", cases[i].name), 0);
-        file_make((char *)name.data, cases[i].contents);
+        loose_put((char *)name.data, cases[i].contents);
         assert_list("refs/heads/", "");
         shell("rm -r .vera/refs/heads && mkdir .vera/refs/heads");
     }
@@ -158,8 +158,8 @@ static void test_what_is_no_ref_is_left_out(void **state)
 static void test_a_file_that_says_nothing_leaves_the_line(void **state)
 {
     (void)state;
-    file_make("packed-refs", ID " refs/heads/x\n");
-    file_make("refs/heads/x", "");
+    loose_put("packed-refs", ID " refs/heads/x\n");
+    loose_put("refs/heads/x", "");
     assert_list("refs/heads/", ID " refs/heads/x");
 }
 
@@ -180,7 +180,7 @@ static void test_damaged_packed_refs_are_corrupt(void **state)
     (void)state;
     for (size_t i = 0; i < sizeof(damaged) / sizeof(damaged[0]); i++) {
         struct ref_list list = {0};
-        file_make("packed-refs", damaged[i]);
+        loose_put("packed-refs", damaged[i]);
         assert_int_equal(ref_list_read(&list, store, "refs/heads/"), E_CORRUPT);
         assert_message("packed-refs: line ");
         assert_null(list.refs);
@@ -192,8 +192,8 @@ static void test_without_memory_nothing_is_left_out(void **state)
     int err;
 
     (void)state;
-    file_make("packed-refs", ID " refs/heads/line\n");
-    file_make("refs/heads/run/file", OTHER "\n");
+    loose_put("packed-refs", ID " refs/heads/line\n");
+    loose_put("refs/heads/run/file", OTHER "\n");
     for (int n = 0;; n++) {
         struct ref_list list = {0};
         fault_after = n;
