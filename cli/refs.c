@@ -31,12 +31,12 @@ int ref_json(
 
 int ref_title(struct buf *out, struct cli *cli, const struct commit_id *commit)
 {
-    AUTO_VERSION(version);
-    int err = store_version(&version, cli->store, commit);
+    AUTO_FREE(char, message);
+    int err = store_message(&message, cli->store, commit);
 
     if (err || (err = buf_printf(out, "%s ", short_commit(commit).text)))
         return err;
-    struct bytes title = message_title(version.message);
+    struct bytes title = message_title(message);
     return buf_append(out, title.data, title.len);
 }
 

@@ -4,8 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "store/id_set.h"
-#include "store/refs.h"
+#include "store/reached.h"
 
 #define CANDIDATES_MAX 20
 
@@ -158,15 +157,37 @@ static void snapshot_match(
     search->found_count++;
 }
 
+/* By the index, which may be wrong: taken where it names one snapshot only, and its newest commit
+   has it. All else is left to who reads every version. */
+static int snapshot_look(bool *found, struct snapshot_search *search, const struct tips *tips)
+{
+    AUTO_REACHED(reached);
+    struct digest snapshot;
+
+    int err = reached_find(&reached, search->store, tips);
+    for (size_t i = 0; err == 0 && i < reached.count; i++) {
+        const struct index_row *row = &reached.rows.rows[reached.order[i]];
+        if (row->is_version)
+            snapshot_match(search, &row->snapshot, &row->commit);
+    }
+    if (err == 0 && search->found_count == 1)
+        err = version_snapshot(&snapshot, search->store, &search->newest);
+    *found = err == 0 && search->found_count == 1 && digest_equal(&snapshot, &search->found[0]);
+    if (!*found)
+        search->found_count = 0;
+    return err == E_NOMEM || err == E_INTERRUPTED ? err : 0;
+}
+
 static int snapshot_search_run(struct snapshot_search *search, unsigned which)
 {
     AUTO_TIPS(tips);
     AUTO_HISTORY(history);
-    bool is_whole = strlen(search->digits) == DIGEST_HEX_SIZE - 1;
+    bool is_whole = strlen(search->digits) == DIGEST_HEX_SIZE - 1, found = false;
 
     int err = tips_read(&tips, search->store, which);
-    if (err == 0 && tips.count)
-        err = store_history(&history, search->store, tips.commits, tips.count, 0);
+    if (err < 0 || !tips.count || (err = snapshot_look(&found, search, &tips)) < 0 || found)
+        return err;
+    err = store_history(&history, search->store, tips.commits, tips.count, 0);
     for (size_t i = 0; err == 0 && i < history.count; i++) {
         struct digest snapshot;
         bool is_version;

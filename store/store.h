@@ -101,6 +101,9 @@ struct version {
 };
 MUST_CHECK int store_version(struct version *out, struct store *store, const struct commit_id *id);
 void version_release(struct version *version);
+/* A commit's message, as in struct version, owned by the caller. Nothing else is read, so that many
+   can be listed. */
+MUST_CHECK int store_message(char **out, struct store *store, const struct commit_id *id);
 #define AUTO_VERSION(name) __attribute__((cleanup(version_release))) struct version name = {0}
 
 /* The snapshot of a commit, every byte hashed and compared (git's ids, the payload's and the basis'

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "format/json.h"
+#include "format/limits.h"
 #include "store/internal.h"
 
 static int text_read(char **out, const char *text)
@@ -50,6 +51,21 @@ static int commit_describe(struct version *version, const git_commit *commit)
         (err = text_read(&version->message, git_commit_message(commit))) < 0)
         return err;
     return message_metrics(version, version->message);
+}
+
+int store_message(char **out, struct store *store, const struct commit_id *id)
+{
+    AUTO_BUF(commit);
+    git_oid oid = git_id(id);
+
+    int err = object_read(&commit, store, &oid, GIT_OBJECT_COMMIT, LIMIT_TEXT, "a commit");
+    if (err < 0)
+        return err;
+    const char *text = buf_text(&commit);
+    if (!text)
+        return error_wrap(E_NOMEM, "commit");
+    const char *end = strstr(text, "\n\n");
+    return text_read(out, end ? end + 1 + strspn(end + 1, "\n") : "");
 }
 
 int store_version(struct version *out, struct store *store, const struct commit_id *id)

@@ -321,6 +321,37 @@ static void test_foreign_texts_are_shown_as_utf8(void **state)
     assert_string_equal(version.message, "t\xef\xbf\xbdx");
 }
 
+static void test_a_message_alone_is_that_of_the_version(void **state)
+{
+    /* Behind the committer's line. */
+    static const char *const ends[] = {
+        "\n\nt\n", "\n\n\n\n t\n\nbody\n\n",   "\n\n",
+        "\n",      "\nencoding latin1\n\nt\n", "\ngpgsig a\n b\n \n c\n\nt\n\nb",
+    };
+
+    (void)state;
+    commit_adapter("llama/step-000");
+    for (size_t i = 0; i < sizeof(ends) / sizeof(ends[0]); i++) {
+        AUTO_VERSION(version);
+        AUTO_FREE(char, message);
+        AUTO_BUF(hex);
+        AUTO_BUF(text);
+        assert_int_equal(shell_status(&hex, "git rev-parse HEAD^{tree}"), 0);
+        assert_int_equal(
+            buf_printf(
+                &text, "tree %s\nauthor A <a@b> 1 +0000\ncommitter C <c@d> 2 +0000%s",
+                (char *)hex.data, ends[i]
+            ),
+            0
+        );
+        git_oid id = object_put_text(GIT_OBJECT_COMMIT, buf_bytes(&text));
+        struct commit_id commit = commit_id_of(&id);
+        assert_int_equal(store_version(&version, store, &commit), 0);
+        assert_int_equal(store_message(&message, store, &commit), 0);
+        assert_string_equal(message, version.message);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -330,6 +361,7 @@ int main(void)
         TEST(metrics_are_read_from_the_trailers),        TEST(a_version_says_what_was_committed),
         TEST(authors_are_read_as_git_reads_them),        TEST(somebody_is_always_the_author),
         TEST(dates_are_read_as_git_reads_them),          TEST(foreign_texts_are_shown_as_utf8),
+        TEST(a_message_alone_is_that_of_the_version),
     };
 
     return cmocka_run_group_tests(tests, template_make, template_remove);

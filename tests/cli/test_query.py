@@ -178,14 +178,8 @@ class Index(RepositoryTest):
 
     def test_fsck_compares_it_with_git(self):
         self.assertEqual(self.vera("fsck", "--json").json["bad"], [])
-        state = self.rows("SELECT * FROM state")[0]
         row = self.rows("SELECT * FROM versions ORDER BY time LIMIT 1")[0]
-        columns = [*row[1:3], row["time"] + 1, *row[4:-1]]
-        total = (state["sum"] - row["checksum"] + checksum(columns)) % 2**64
-        total -= 2**64 if total >= 2**63 else 0
-        self.change(f"UPDATE versions SET time = time + 1, checksum = {checksum(columns)} "
-                    f"WHERE id = {row['id']}")
-        self.change(f"UPDATE state SET sum = {total}, checksum = {checksum((2, total))}")
+        self.forge(row, "time", row["time"] + 1)
         bad = self.vera("fsck", "--json", code=1).json["bad"]
         self.assertEqual(bad, [{"object": "index.sqlite", "problem":
                                 f"{row['commit_id'].hex()}: its row is not what the commit says; "
@@ -198,6 +192,28 @@ class Index(RepositoryTest):
         self.assertIn("checksum", bad[0]["problem"])
         self.vera("query")  # it is made anew by itself
         self.assertEqual(self.vera("fsck", "--json").json["bad"], [])
+
+    def test_a_forged_row_names_no_other_version(self):
+        old, new = (self.vera("show", revision, "--json").json for revision in ("main~1", "main"))
+        row = self.rows(f"SELECT * FROM versions WHERE commit_id = x'{new['commit']}'")[0]
+        self.forge(row, "snapshot", bytes.fromhex(old["snapshot"].removeprefix("sha256:")))
+        for version in (old, new):
+            for digits in (len("sha256:") + 64, len("sha256:") + 12):
+                found = self.vera("show", version["snapshot"][:digits], "--json").json
+                self.assertEqual(found["commit"], version["commit"])
+
+    def forge(self, row, column, value):
+        """Change a row so that every checksum is right."""
+        state = self.rows("SELECT * FROM state")[0]
+        columns = {name: row[name] for name in row.keys() if name not in ("id", "checksum")}
+        columns[column] = value
+        forged = checksum(columns.values())
+        total = (state["sum"] - row["checksum"] + forged) % 2**64
+        total -= 2**64 if total >= 2**63 else 0
+        value = f"x'{value.hex()}'" if isinstance(value, bytes) else value
+        self.change(f"UPDATE versions SET {column} = {value}, checksum = {forged} "
+                    f"WHERE id = {row['id']}")
+        self.change(f"UPDATE state SET sum = {total}, checksum = {checksum((2, total))}")
 
     def rows(self, sql):
         database = sqlite3.connect(self.path(".vera/index.sqlite"))
