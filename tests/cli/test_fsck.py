@@ -82,8 +82,13 @@ class Fsck(RepositoryTest):
         main, side = self.vera("branch", "--json").lines
         self.assertEqual((main["commit"], main["snapshot"]), (self.second["commit"], None))
         self.assertEqual(side["snapshot"], self.first["snapshot"])
-        self.assertIn("damaged", self.vera("branch").out)
+        self.assertEqual([line[-6:] for line in self.vera("branch").out.splitlines()],
+                         ["second", " first"])
         self.vera("log", "side")
+        self.damage("HEAD")
+        main, side = self.vera("branch").out.splitlines()
+        self.assertIn("damaged", main)
+        self.assertIn("first", side)
 
     def test_committing_it_again_gives_a_whole_version(self):
         """Objects that are written again are mended in the old version, too."""
