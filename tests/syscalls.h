@@ -194,7 +194,8 @@ EXPORTED ssize_t large_pwrite(int fd, const void *data, size_t len, off_t at)
     return syscall(SYS_pwrite64, fd, data, len, at);
 }
 
-/* The only one of these that several threads call at once. */
+/* The only one of these that several threads call at once. Nothing is synced: the model cuts the
+   power, and a disk would make the tests ten times as slow. */
 EXPORTED int fsync(int fd)
 {
     static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -207,7 +208,7 @@ EXPORTED int fsync(int fd)
         dirty_remove(path);
     }
     pthread_mutex_unlock(&mutex);
-    return fails ? -1 : (int)syscall(SYS_fsync, fd);
+    return fails || fcntl(fd, F_GETFD) < 0 ? -1 : 0;
 }
 
 EXPORTED int rename(const char *from, const char *to)

@@ -6,7 +6,7 @@ import sqlite3
 import struct
 import unittest
 
-from harness import Terminal, adapter
+from harness import Terminal, adapter, needs_terminals
 from versions import LOG, RepositoryTest
 
 
@@ -71,6 +71,7 @@ class Query(RepositoryTest):
         self.assertEqual(self.vera("query", cwd=self.path("new")).out, "")
         self.assertEqual(self.vera("reindex", "--json", cwd=self.path("new")).json, {"versions": 0})
 
+    @needs_terminals
     def test_the_table_has_what_was_asked_for_in_80_columns(self):
         self.vera("commit", adapter("llama/step-040"), "-m", "a long message " * 10,
                   env={"GIT_COMMITTER_DATE": "2026-11-09T12:00:00+00:00"})
