@@ -10,6 +10,7 @@
 
 #include "format/limits.h"
 #include "store/index.h"
+#include "store/pack_loose.h"
 
 #define LITTLE_BYTES (16 * MIB)
 
@@ -238,9 +239,8 @@ static int version_write(
     return 0;
 }
 
-int store_commit(
-    struct commit_result *out, struct store *store, const struct commit_request *request
-)
+static int
+commit_locked(struct commit_result *out, struct store *store, const struct commit_request *request)
 {
     __attribute__((cleanup(target_release))) struct target target = {0};
     struct commit_result result = {0};
@@ -262,5 +262,16 @@ int store_commit(
     result.branch = branch;
     branch = NULL;
     *out = result;
+    return err;
+}
+
+int store_commit(
+    struct commit_result *out, struct store *store, const struct commit_request *request
+)
+{
+    int err = commit_locked(out, store, request);
+
+    if (err == 0)
+        loose_pack(store);
     return err;
 }

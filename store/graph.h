@@ -29,7 +29,8 @@ struct graph {
     size_t edge_count, edge_capacity;
     struct buf names; /* NUL-terminated, one after the other */
     struct id_set shallow;
-    size_t next; /* node to be read */
+    const struct id_set *within; /* others are not looked at; NULL: all are */
+    size_t next;                 /* node to be read */
 };
 
 #define AUTO_GRAPH(name) __attribute__((cleanup(graph_release))) struct graph name = {0}

@@ -21,6 +21,7 @@ struct store {
     int64_t packs_stamp;    /* of the folder of packs, when libgit2's handles were opened */
     unsigned wait_ms;       /* how long a lock is waited for */
     uint64_t part_bytes;    /* FRAME_PART_BYTES; less in a test */
+    size_t loose_max;       /* LOOSE_MAX: when loose objects are packed; less in a test */
 };
 
 #define REF_HEADS "refs/heads/"

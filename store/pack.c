@@ -378,25 +378,34 @@ static int pack_open(git_odb **out, const char *path)
     return 0;
 }
 
-/* All of them are in the pack, and have their ids. */
-static int pack_verify(struct packing *packing, const char *path)
+/* All of them are in the pack, and have their ids. `packing` may be NULL. */
+static int ids_check(const char *path, const struct id_set *ids, struct packing *packing)
 {
     git_odb *odb = NULL;
     int err = pack_open(&odb, path);
 
-    for (size_t i = 0; err == 0 && i < packing->objects->ids.count; i++) {
+    for (size_t i = 0; err == 0 && i < ids->count; i++) {
         AUTO_GIT(git_odb_object, object);
-        const git_oid *id = &packing->objects->ids.ids[i];
-        int code = git_odb_read(&object, odb, id);
-        if (code < 0)
-            err = git_failed(code, "the new pack: object %s", git_oid_tostr_s(id));
+        int code = git_odb_read(&object, odb, &ids->ids[i]);
+        if (code == GIT_ENOTFOUND)
+            err = error_set(E_CORRUPT, "%s: no object %s", path, git_oid_tostr_s(&ids->ids[i]));
+        else if (code < 0)
+            err = git_failed(code, "%s: object %s", path, git_oid_tostr_s(&ids->ids[i]));
         else
             err = interrupt_check();
-        if (err == 0)
+        if (err == 0 && packing)
             packing_advance(packing, git_odb_object_size(object));
     }
     git_odb_free(odb);
     return err;
+}
+
+int pack_check(struct store *store, const char *name, const struct id_set *ids)
+{
+    AUTO_FREE(char, path);
+
+    int err = path_of(&path, store, PACK_FOLDER, name, "");
+    return err < 0 ? err : ids_check(path, ids, NULL);
 }
 
 static int
@@ -489,7 +498,7 @@ static int pack_make(char **out_name, struct packing *packing, const char *path)
 
     if ((err = objects_write(&file, packing, path)) < 0 ||
         (packing->objects->times && (err = times_write(&file, packing->objects, path)) < 0) ||
-        (err = pack_verify(packing, path)) < 0)
+        (err = ids_check(path, &packing->objects->ids, packing)) < 0)
         return err;
     return pack_publish(out_name, packing->store, path, file.index.pack_sha1);
 }
@@ -547,11 +556,15 @@ int pack_join(char **out_name, struct store *store, const struct pack *const *pa
     return staging_end(err, store);
 }
 
+/* git's index over several packs would still name it. */
 int pack_remove(struct store *store, const char *name)
 {
     static const char *const suffixes[] = {".idx", ".rev", ".bitmap", ".mtimes", ".pack"};
-    int err = 0;
+    AUTO_FREE(char, over_all);
+    int err = path_of(&over_all, store, PACK_FOLDER, "multi-pack-index", "");
 
+    if (err == 0)
+        err = path_remove(over_all);
     for (size_t i = 0; err == 0 && i < sizeof(suffixes) / sizeof(suffixes[0]); i++) {
         AUTO_FREE(char, path);
         if ((err = path_of(&path, store, PACK_FOLDER, name, suffixes[i])) == 0)

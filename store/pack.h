@@ -48,6 +48,9 @@ MUST_CHECK int pack_write(
     struct progress *progress
 );
 
+/* These objects are in the pack, and have their ids: E_CORRUPT. */
+MUST_CHECK int pack_check(struct store *store, const char *name, const struct id_set *ids);
+
 /* One pack of all that these hold, which have no object in common, copied as it is there: their
    SHA-1s are compared. They stay. */
 MUST_CHECK int

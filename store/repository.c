@@ -15,8 +15,8 @@
 
 #include "format/file.h"
 #include "store/certificates.h"
-#include "store/internal.h"
 #include "store/loose_backend.h"
+#include "store/pack_loose.h"
 
 #define WAIT_MS 5000
 
@@ -287,6 +287,7 @@ int store_open(struct store **out, const char *dir, const char *vera_repo)
         return error_wrap(E_NOMEM, "repository");
     store->wait_ms = WAIT_MS;
     store->part_bytes = FRAME_PART_BYTES;
+    store->loose_max = LOOSE_MAX;
     err = vera_repo && *vera_repo ? path_named(&store->path, vera_repo)
                                   : path_above(&store->path, dir);
     if (err < 0 || (err = store_open_at(store)) < 0)
