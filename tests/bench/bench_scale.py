@@ -225,19 +225,24 @@ def measure_commit(repositories, where, state):
     rows(f"vera commit, {state}", times, most=1.2)
 
 
+SNAPSHOT = "sha256:..."  # of each repository's oldest version
 READERS = [
     ["log", "-n", "20"],
     ["log", "--all", "--oneline", "-n", "20"],
     ["show"],
+    ["show", SNAPSHOT],
     ["branch"],
+    ["branch", "--json"],
     ["query", "rank<=256 and metric.loss<0.5", "-n", "20"],
     ["query", "--sort", "metric.loss", "-n", "20"],
 ]
 
 
 def measure_readers(repositories, state):
+    oldest = {r: r.answer("show", f"main~{r.lengths[0] - 1}")["snapshot"] for r in repositories}
     for args in READERS:
-        times = measure({r.name: lambda r=r, args=args: run([r.vera(*args)], ENV) for r in repositories})
+        commands = {r: r.vera(*(oldest[r] if word == SNAPSHOT else word for word in args)) for r in repositories}
+        times = measure({r.name: lambda command=commands[r]: run([command], ENV) for r in repositories})
         rows(f"vera {' '.join(args)}, {state}", times, limit_ms=50)
 
 
