@@ -11,6 +11,10 @@
 #include <string.h>
 #include <unistd.h>
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 #include "cli/help.h"
 #include "cli/options.h"
 #include "cli/output.h"
@@ -182,11 +186,22 @@ static int exit_status(int err)
     return err == 0 ? EXIT_DONE : EXIT_FAILED;
 }
 
+/* Buffers of a payload's part come and go. Kept in the heap they are not given back to the kernel,
+   which would clear them each time: an eighth of the time of a large commit. */
+static void memory_keep(void)
+{
+#ifdef __GLIBC__
+    mallopt(M_MMAP_THRESHOLD, 16 << 20);
+    mallopt(M_TRIM_THRESHOLD, 64 << 20);
+#endif
+}
+
 int main(int argc, char **argv)
 {
     struct cli_progress progress;
     bool json = argc > 1 && arguments_want_json(argc - 1, argv + 1);
 
+    memory_keep();
     file_claim_standard();
     setvbuf(stderr, NULL, _IOLBF, BUFSIZ);
     catch_signals();

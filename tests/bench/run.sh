@@ -11,12 +11,13 @@ Usage: sh tests/bench/run.sh [--quick] [basis] [frames] [commit] [apply] [scale]
   basis     the random matrices against torch's uniform_
   frames    what a checkpoint costs in bits a value, beside XOR and zstd; encoding and decoding
   commit    commit and export against git, and against git-lfs
+  large     commit and export of a payload of 33 MB
   apply     vera apply against PEFT: load, merge_and_unload, save
   scale     repositories of up to 10,000 versions on 1,000 branches: times, sizes, and what holds for every
             version (BENCH_SCALE="10 1000" for other sizes)
   check     no benchmark: is what vera apply makes of a real model what PEFT and Transformers expect?
 
-The first four where none is named. torch, PEFT and Transformers (6 GB) go into tests/bench/.venv, the base
+All but the last where none is named. torch, PEFT and Transformers (6 GB) go into tests/bench/.venv, the base
 model and the scratch files into tests/bench/.data; what cannot be had is said, and the rest runs.
 USAGE
 }
@@ -33,7 +34,7 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-benches=${benches:-basis frames commit apply}
+benches=${benches:-basis frames commit large apply}
 
 wanted() {
     case " $benches " in *" $1 "*) true ;; *) false ;; esac
