@@ -131,18 +131,39 @@ int store_branch_delete(struct commit_id *was, struct store *store, const char *
 }
 
 /* Someone moved `from` in the middle: what was made goes again, and the error stays. */
-static int rename_undo(
-    int err, struct store *store, const struct target *from, const struct target *to, bool current
-)
+static int
+rename_undo(int err, struct store *store, const struct target *from, const struct target *to)
 {
     static const char why[] = "branch: not renamed";
     const struct ref_change back = {.name = to->ref, .has_old = true, .old = from->at};
 
     error_keep();
-    if ((current && head_move(store, from->ref, why) < 0) || refs_move(store, &back, 1, why) < 0 ||
+    if (head_move(store, from->ref, why) < 0 || refs_move(store, &back, 1, why) < 0 ||
         branch_config_delete(store, to->name) < 0)
         return error_wrap(E_IO, "branch '%s' is there beside '%s'", to->name, from->name);
     return error_restore(err);
+}
+
+/* A branch that HEAD is not on: both refs move, or none. Nothing is left to be undone that a full
+   disk would not take. */
+static int rename_together(
+    struct store *store,
+    const struct target *from,
+    const struct target *to,
+    const struct ref_change changes[2],
+    const char *message
+)
+{
+    int err;
+
+    if ((err = branch_config_copy(store, from->name, to->name)) < 0)
+        return err;
+    if ((err = refs_move(store, changes, 2, message)) < 0) {
+        error_keep();
+        (void)!branch_config_delete(store, to->name);
+        return error_restore(err);
+    }
+    return branch_config_delete(store, from->name);
 }
 
 /* Make `to` beside `from`, let HEAD follow, delete `from`: at every moment HEAD is on a branch that
@@ -158,12 +179,14 @@ rename_steps(struct store *store, const struct target *from, const struct target
 
     int err = buf_printf(&why, "branch: renamed %s to %s", from->ref, to->ref);
     const char *message = (const char *)why.data;
+    if (err == 0 && !current)
+        return rename_together(store, from, to, changes, message);
     if (err < 0 || (err = refs_move(store, &changes[0], 1, message)) < 0)
         return err;
     if ((err = branch_config_copy(store, from->name, to->name)) < 0 ||
-        (current && (err = head_move(store, to->ref, message)) < 0) ||
+        (err = head_move(store, to->ref, message)) < 0 ||
         (err = refs_move(store, &changes[1], 1, message)) < 0)
-        return rename_undo(err, store, from, to, current);
+        return rename_undo(err, store, from, to);
     return branch_config_delete(store, from->name);
 }
 
