@@ -225,6 +225,9 @@ class Terminal:
     def __init__(self, test, *args, columns=80, ignore=None, **kwargs):
         def enter():
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+            # Who runs the tests under nohup, or in the background, has some of them ignored.
+            for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_DFL)
             if ignore:
                 signal.signal(ignore, signal.SIG_IGN)
 
