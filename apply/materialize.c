@@ -12,8 +12,8 @@
 #include <string.h>
 #include <time.h>
 
-#include "format/crew.h"
 #include "apply/output.h"
+#include "format/crew.h"
 #include "format/limits.h"
 
 #define COPY_BYTES (4 * MIB) /* of a range that one thread copies at a time */
