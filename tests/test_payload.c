@@ -342,6 +342,25 @@ static void test_an_index_that_errs_costs_nothing_but_bytes(void **state)
     assert_loads(&result.commit, &wanted);
 }
 
+/* Nor is a recipe believed: this parent's names the payload that comes next, its frames hold the
+   one before. */
+static void test_a_parent_that_only_says_it_has_the_payload_is_not_taken(void **state)
+{
+    AUTO_SNAPSHOT(wanted);
+
+    (void)state;
+    commit_adapter("llama/step-030");
+    commit_adapter("llama/step-040");
+    shell("t=$( { git ls-tree HEAD | grep -v 'vectors$'; git ls-tree HEAD^ | grep 'vectors$'; } | "
+          "git mktree ) && git update-ref HEAD $(git commit-tree -p HEAD^ -m forged $t)");
+    repository_reopen();
+    shell("rm -f .vera/index.sqlite*");
+    step_read(&wanted, "llama", 4);
+    struct commit_result result = commit_snapshot(&wanted);
+    assert_int_equal(result.frame.depth, 1);
+    assert_loads(&result.commit, &wanted);
+}
+
 static void test_equal_and_constant_tensors_cost_two_kilobytes(void **state)
 {
     AUTO_SNAPSHOT(first);
@@ -857,6 +876,7 @@ int main(void)
         TEST(an_equal_payload_is_the_parents_tree),
         TEST(an_equal_payload_of_another_branch_costs_a_kilobyte),
         TEST(an_index_that_errs_costs_nothing_but_bytes),
+        TEST(a_parent_that_only_says_it_has_the_payload_is_not_taken),
         TEST(equal_and_constant_tensors_cost_two_kilobytes),
         TEST(another_layout_begins_a_chain),
         TEST(parts_are_whole_or_differences_each_for_itself),
