@@ -154,6 +154,28 @@ static void test_what_is_not_whole_is_not_found(void **state)
     }
 }
 
+static void test_another_object_under_its_name_is_not_found(void **state)
+{
+    AUTO_FREE(char, path);
+    AUTO_FREE(char, other_path);
+    AUTO_BUF(file);
+    AUTO_BUF(read);
+    bool found = true;
+    git_oid id, other;
+
+    (void)state;
+    assert_written(text_bytes("one"), LOOSE_STORED);
+    assert_written(text_bytes("two"), LOOSE_STORED);
+    assert_int_equal(loose_id(&id, GIT_OBJECT_BLOB, text_bytes("one")), 0);
+    assert_int_equal(loose_id(&other, GIT_OBJECT_BLOB, text_bytes("two")), 0);
+    assert_int_equal(loose_path(&path, store, &id), 0);
+    assert_int_equal(loose_path(&other_path, store, &other), 0);
+    assert_int_equal(file_read(&file, other_path, MIB), 0);
+    assert_int_equal(file_write(path, buf_bytes(&file)), 0);
+    assert_int_equal(loose_find(&found, &read, store, &id, GIT_OBJECT_BLOB, MIB), 0);
+    assert_false(found);
+}
+
 /* Headers that another program may have written, and sizes that nobody can have. */
 static void test_headers_are_canonical_and_below_the_limit(void **state)
 {
@@ -259,6 +281,7 @@ int main(void)
         TEST(an_object_is_gits_in_either_form),
         TEST(folders_are_made_where_they_are_missing),
         TEST(what_is_not_whole_is_not_found),
+        TEST(another_object_under_its_name_is_not_found),
         TEST(headers_are_canonical_and_below_the_limit),
         TEST(no_file_gets_more_memory_than_deflate_can_fill),
         TEST(every_allocation_that_fails_is_out_of_memory),
