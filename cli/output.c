@@ -219,12 +219,13 @@ const char *cli_size(uint64_t bytes)
 
 void cli_time(char out[32], time_t time, int offset_minutes, bool json)
 {
-    int minutes = offset_minutes < 0 ? -offset_minutes : offset_minutes;
+    bool is_day = offset_minutes >= -24 * 60 && offset_minutes <= 24 * 60;
+    int minutes = !is_day ? 0 : offset_minutes < 0 ? -offset_minutes : offset_minutes;
     time_t local;
     struct tm tm;
 
     /* A commit may claim any time and offset. */
-    if (minutes > 24 * 60 || __builtin_add_overflow(time, (time_t)offset_minutes * 60, &local) ||
+    if (!is_day || __builtin_add_overflow(time, (time_t)offset_minutes * 60, &local) ||
         !gmtime_r(&local, &tm) || tm.tm_year > 9999 - 1900 || tm.tm_year < 0) {
         snprintf(out, 32, "@%" PRIdMAX, (intmax_t)time);
         return;
