@@ -41,25 +41,30 @@ void repair_result_release(struct repair_result *result)
 
 /* The other repository */
 
-/* The URL of a remote of that name, or the text itself. */
+/* The URL of a remote of that name, or the text itself. (git_remote_lookup() of libgit2 1.5 leaks.)
+ */
 static int remote_path(char **out, struct store *store, const char *text)
 {
-    git_remote *remote = NULL;
+    AUTO_GIT(git_config, config);
+    AUTO_BUF(key);
+    git_buf url = {0};
 
-    if (git_remote_lookup(&remote, store->repo, text) == 0) {
-        const char *url = git_remote_url(remote);
-        *out = url ? bytes_dup(text_bytes(url)) : NULL;
-        git_remote_free(remote);
-    } else {
+    int err = buf_printf(&key, "remote.%s.url", text);
+    if (err < 0)
+        return err;
+    if (git_repository_config(&config, store->repo) == 0 &&
+        git_config_get_string_buf(&url, config, (const char *)key.data) == 0)
+        *out = bytes_dup(text_bytes(url.ptr));
+    else
         *out = bytes_dup(text_bytes(text));
-    }
+    git_buf_dispose(&url);
     if (!*out)
         return error_wrap(E_NOMEM, "%s", text);
     if (strncmp(*out, "file://", 7) == 0)
         memmove(*out, *out + 7, strlen(*out + 7) + 1);
     if (!strstr(*out, "://"))
         return 0;
-    int err = error_set(E_UNSUPPORTED, "%s: only a repository on this machine will do", *out);
+    err = error_set(E_UNSUPPORTED, "%s: only a repository on this machine will do", *out);
     return error_hint(err, "git clone --mirror %s COPY, then --repair COPY", *out);
 }
 
