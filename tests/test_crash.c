@@ -159,16 +159,6 @@ static void before_a_ref_moves_objects_are_durable(const char *from, const char 
     }
 }
 
-/* The model finds a descriptor's path in /proc, which a bare root file system lacks. */
-static bool model_works(void)
-{
-    bool works = access("/proc/self/fd", X_OK) == 0;
-
-    if (!works)
-        print_message("a power cut: not tried here, /proc is not mounted\n");
-    return works;
-}
-
 static void model_begin(void (*on_rename)(const char *from, const char *to))
 {
     syscalls.dirty_count = 0;
