@@ -260,15 +260,18 @@ static void test_an_object_that_is_loose_and_packed_stays_once(void **state)
     versions_add(1);
     assert_true(loose_count() <= few + 10);
     assert_all_restore();
-    /* Where the pack is damaged, the loose ones stay. */
+    /* Where the pack is damaged, the loose ones stay: damage between header and trailer is in
+       every object, so in each that has a loose copy, whatever order the pack has. */
     shell("cp -a before/. .vera/objects/");
     size_t many = loose_count();
-    shell("for p in .vera/objects/pack/*.pack; do chmod u+w $p; "
-          "printf XXXXXXXXXX | dd of=$p bs=1 seek=200 conv=notrunc 2>/dev/null; done");
+    shell(
+        "for p in .vera/objects/pack/*.pack; do chmod u+w $p; head -c -32 $p | tr '\\0-\\377' X | "
+        "dd of=$p bs=64k oflag=seek_bytes seek=12 conv=notrunc status=none || exit 1; done"
+    );
     repository_reopen();
     store->loose_max = 10;
     loose_pack(store);
-    assert_true(loose_count() >= many - 10);
+    assert_int_equal(loose_count(), many);
 }
 
 static void test_packs_of_others_are_not_joined(void **state)
