@@ -24,27 +24,38 @@ static void repaired_release(struct repaired *repaired)
 #define AUTO_REPORT(name)                                                                          \
     __attribute__((cleanup(fsck_report_release))) struct fsck_report name = {0}
 
-static void bad_json(struct json_writer *writer, const struct fsck_bad *bad)
+static void touched_json(
+    struct json_writer *writer,
+    const struct commit_id *versions,
+    size_t version_count,
+    char *const *branches,
+    size_t branch_count
+)
 {
     char hex[COMMIT_HEX_SIZE];
 
-    json_write_object_begin(writer);
-    json_write_key(writer, "object");
-    json_write_text(writer, bad->object);
-    json_write_key(writer, "problem");
-    json_write_text(writer, bad->problem);
     json_write_key(writer, "versions");
     json_write_array_begin(writer);
-    for (size_t i = 0; i < bad->version_count; i++) {
-        commit_hex(hex, &bad->versions[i]);
+    for (size_t i = 0; i < version_count; i++) {
+        commit_hex(hex, &versions[i]);
         json_write_text(writer, hex);
     }
     json_write_array_end(writer);
     json_write_key(writer, "branches");
     json_write_array_begin(writer);
-    for (size_t i = 0; i < bad->branch_count; i++)
-        json_write_text(writer, bad->branches[i]);
+    for (size_t i = 0; i < branch_count; i++)
+        json_write_text(writer, branches[i]);
     json_write_array_end(writer);
+}
+
+static void bad_json(struct json_writer *writer, const struct fsck_bad *bad)
+{
+    json_write_object_begin(writer);
+    json_write_key(writer, "object");
+    json_write_text(writer, bad->object);
+    json_write_key(writer, "problem");
+    json_write_text(writer, bad->problem);
+    touched_json(writer, bad->versions, bad->version_count, bad->branches, bad->branch_count);
     json_write_object_end(writer);
 }
 
@@ -83,29 +94,62 @@ static int report_json(const struct fsck_report *report, const struct repaired *
     for (size_t i = 0; i < report->bad_count; i++)
         bad_json(&writer, &report->bad[i]);
     json_write_array_end(&writer);
+    json_write_key(&writer, "safe");
+    json_write_object_begin(&writer);
+    touched_json(
+        &writer, report->safe_versions, report->safe_version_count, report->safe_branches,
+        report->safe_branch_count
+    );
+    json_write_object_end(&writer);
     repaired_json(&writer, repaired);
     return cli_json_end(&writer);
 }
 
-static int bad_say(struct cli *cli, const struct fsck_bad *bad)
+static const char *plural(uint64_t count)
+{
+    return count == 1 ? "" : "s";
+}
+
+static int touched_say(
+    struct cli *cli,
+    const struct commit_id *ids,
+    size_t id_count,
+    char *const *names,
+    size_t name_count
+)
 {
     AUTO_BUF(versions);
     AUTO_BUF(branches);
     struct word_list list = {.out = &versions};
     int err = 0;
 
-    cli_say(cli, "damaged: %s: %s", bad->object, bad->problem);
-    for (size_t i = 0; !err && i < bad->version_count; i++)
-        err = word_list_add(&list, short_commit(&bad->versions[i]).text);
+    for (size_t i = 0; !err && i < id_count; i++)
+        err = word_list_add(&list, short_commit(&ids[i]).text);
     if (err || (err = word_list_end(&list)) || (err = describe_say(cli, "versions", &versions)) ||
-        (err = describe_names(&branches, bad->branches, bad->branch_count)))
+        (err = describe_names(&branches, names, name_count)))
         return err;
     return describe_say(cli, "branches", &branches);
 }
 
-static const char *plural(uint64_t count)
+static int bad_say(struct cli *cli, const struct fsck_bad *bad)
 {
-    return count == 1 ? "" : "s";
+    cli_say(cli, "damaged: %s: %s", bad->object, bad->problem);
+    return touched_say(cli, bad->versions, bad->version_count, bad->branches, bad->branch_count);
+}
+
+/* Nobody needs a list of them where everything is. */
+static int safe_say(struct cli *cli, const struct fsck_report *report)
+{
+    if (!report->bad_count)
+        return 0;
+    cli_say(
+        cli, "safe: %zu of %" PRIu64 " version%s", report->safe_version_count, report->versions,
+        plural(report->versions)
+    );
+    return touched_say(
+        cli, report->safe_versions, report->safe_version_count, report->safe_branches,
+        report->safe_branch_count
+    );
 }
 
 /* Damage to a ref, or to the index, is mended in other ways. */
@@ -124,7 +168,7 @@ static int report_say(struct cli *cli, const struct fsck_report *report)
 
     for (size_t i = 0; !err && i < report->bad_count; i++)
         err = bad_say(cli, &report->bad[i]);
-    if (err)
+    if (err || (err = safe_say(cli, report)))
         return err;
     cli_say(
         cli,

@@ -20,6 +20,10 @@ void fsck_report_release(struct fsck_report *report)
         free(bad->branches);
     }
     free(report->bad);
+    for (size_t i = 0; i < report->safe_branch_count; i++)
+        free(report->safe_branches[i]);
+    free(report->safe_branches);
+    free(report->safe_versions);
     *report = (struct fsck_report){0};
 }
 
@@ -222,28 +226,22 @@ versions_take(struct fsck_bad *bad, const struct fsck *fsck, const struct reache
     return 0;
 }
 
-static int branch_add(struct fsck_bad *bad, size_t *capacity, const char *name)
-{
-    int err = array_grow(&bad->branches, capacity, bad->branch_count + 1, sizeof(*bad->branches));
-
-    if (err < 0)
-        return err;
-    if (!(bad->branches[bad->branch_count] = bytes_dup(text_bytes(name))))
-        return error_wrap(E_NOMEM, "fsck");
-    bad->branch_count++;
-    return 0;
-}
-
+/* The names of refs, without reflogs, whose node is marked, or is not. */
 static int
-branches_take(struct fsck_bad *bad, const struct fsck *fsck, const struct reached *reached)
+names_take(char ***names, size_t *count, const struct fsck *fsck, const bool *marks, bool marked)
 {
     size_t capacity = 0;
     int err = 0;
 
     for (size_t i = 0; err == 0 && i < fsck->root_count; i++) {
         const struct fsck_root *root = &fsck->roots[i];
-        if (!root->is_reflog && reached->marks[root->node])
-            err = branch_add(bad, &capacity, root->name);
+        if (root->is_reflog || marks[root->node] != marked)
+            continue;
+        if ((err = array_grow(names, &capacity, *count + 1, sizeof(**names))) < 0)
+            return err;
+        if (!((*names)[*count] = bytes_dup(text_bytes(root->name))))
+            return error_wrap(E_NOMEM, "fsck");
+        (*count)++;
     }
     return err;
 }
@@ -268,16 +266,44 @@ static int reflog_tell(struct fsck_bad *bad, const struct fsck *fsck, const stru
     return 0;
 }
 
+/* What any line touches, by node. */
+struct touched {
+    bool *holders; /* it is a part of these */
+    bool *all;     /* and what follows them */
+};
+
+static void touched_release(struct touched *touched)
+{
+    free(touched->holders);
+    free(touched->all);
+}
+
+static int touched_make(struct touched *out, size_t count)
+{
+    if (!(out->holders = array_new(count, sizeof(*out->holders))) ||
+        !(out->all = array_new(count, sizeof(*out->all))))
+        return error_wrap(E_NOMEM, "fsck");
+    return 0;
+}
+
+static void touched_add(bool *touched, const struct reached *reached)
+{
+    for (size_t i = 0; i < reached->count; i++)
+        touched[reached->nodes[i]] = true;
+}
+
 static int node_touched(
     struct fsck_bad *bad,
     const struct fsck *fsck,
     const struct sources *sources,
     struct reached *reached,
+    struct touched *touched,
     size_t node
 )
 {
     reached_clear(reached);
     holders_reach(reached, fsck, sources, node);
+    touched_add(touched->holders, reached);
     int err = versions_take(bad, fsck, reached);
     if (err < 0)
         return err;
@@ -286,26 +312,53 @@ static int node_touched(
         for (uint32_t i = sources->begin[at]; i < sources->begin[at + 1]; i++)
             reached_add(reached, sources->list[i]);
     }
-    if ((err = branches_take(bad, fsck, reached)) == 0 &&
+    touched_add(touched->all, reached);
+    if ((err = names_take(&bad->branches, &bad->branch_count, fsck, reached->marks, true)) == 0 &&
         (err = reflog_tell(bad, fsck, reached)) == 0)
         err = interrupt_check();
     return err;
 }
 
-int fsck_touched(struct fsck *fsck)
+static int each_touched(struct touched *touched, const struct fsck *fsck)
 {
     __attribute__((cleanup(sources_release))) struct sources sources = {0};
     __attribute__((cleanup(reached_release))) struct reached reached = {0};
     int err;
 
-    if (fsck->report->bad_count == 0)
-        return 0;
     if ((err = sources_make(&sources, &fsck->graph)) < 0 ||
         (err = reached_make(&reached, fsck->graph.ids.count)) < 0)
         return err;
     for (size_t i = 0; err == 0 && i < fsck->report->bad_count; i++) {
-        if (fsck->bad_nodes[i] != SIZE_MAX)
-            err = node_touched(&fsck->report->bad[i], fsck, &sources, &reached, fsck->bad_nodes[i]);
+        size_t node = fsck->bad_nodes[i];
+        if (node != SIZE_MAX)
+            err = node_touched(&fsck->report->bad[i], fsck, &sources, &reached, touched, node);
     }
     return err;
+}
+
+static int safe_take(const struct fsck *fsck, const struct touched *touched)
+{
+    struct fsck_report *report = fsck->report;
+    const struct graph *graph = &fsck->graph;
+
+    if (!(report->safe_versions = array_new(report->versions, sizeof(*report->safe_versions))))
+        return error_wrap(E_NOMEM, "fsck");
+    for (size_t node = 0; node < graph->ids.count; node++) {
+        if (graph->nodes[node].type == GIT_OBJECT_COMMIT && !touched->holders[node])
+            report->safe_versions[report->safe_version_count++] = commit_id_of(&graph->ids.ids[node]
+            );
+    }
+    return names_take(
+        &report->safe_branches, &report->safe_branch_count, fsck, touched->all, false
+    );
+}
+
+int fsck_touched(struct fsck *fsck)
+{
+    __attribute__((cleanup(touched_release))) struct touched touched = {0};
+
+    int err = touched_make(&touched, fsck->graph.ids.count);
+    if (err == 0 && fsck->report->bad_count)
+        err = each_touched(&touched, fsck);
+    return err < 0 ? err : safe_take(fsck, &touched);
 }

@@ -30,7 +30,7 @@ struct fsck {
 MUST_CHECK int fsck_bad_node(struct fsck *fsck, size_t node, int err);
 MUST_CHECK int fsck_bad_ref(struct fsck *fsck, const char *ref, int err);
 
-/* Fill in which versions and branches each line touches. */
+/* Fill in which versions and branches each line touches, and which none does. */
 MUST_CHECK int fsck_touched(struct fsck *fsck);
 
 /* fsck_refs.c: read every ref and reflog; what they lead to becomes a root. */

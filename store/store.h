@@ -289,6 +289,10 @@ struct fsck_report {
     uint64_t bytes;                                     /* hashed */
     struct fsck_bad *bad;
     size_t bad_count;
+    struct commit_id *safe_versions; /* of those that were checked: no damage touches them */
+    size_t safe_version_count;
+    char **safe_branches; /* branches and tags that reach no version that damage touches */
+    size_t safe_branch_count;
 };
 /* 0 also where damage was found: the report says so. Bases that are proved are regenerated once
  * each. */

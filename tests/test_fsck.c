@@ -63,10 +63,55 @@ static int fsck_teardown(void **state)
     return repository_remove(state);
 }
 
+static bool id_listed(const struct commit_id *ids, size_t count, const struct commit_id *id)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (commit_equal(&ids[i], id))
+            return true;
+    }
+    return false;
+}
+
+static bool name_listed(char *const *names, size_t count, const char *name)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (strcmp(names[i], name) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* What is safe is what no line touches: each version is one or the other, each branch as well. */
+static void assert_safe_is_the_rest(const struct fsck_report *report)
+{
+    size_t touched = 0;
+
+    for (size_t i = 0; i < report->bad_count; i++) {
+        const struct fsck_bad *bad = &report->bad[i];
+        for (size_t k = 0; k < bad->version_count; k++) {
+            bool again = false;
+            for (size_t j = 0; j < i; j++)
+                again |= id_listed(
+                    report->bad[j].versions, report->bad[j].version_count, &bad->versions[k]
+                );
+            touched += !again;
+            assert_false(
+                id_listed(report->safe_versions, report->safe_version_count, &bad->versions[k])
+            );
+        }
+        for (size_t k = 0; k < bad->branch_count; k++)
+            assert_false(
+                name_listed(report->safe_branches, report->safe_branch_count, bad->branches[k])
+            );
+    }
+    assert_int_equal(report->safe_version_count + touched, report->versions);
+}
+
 static void check(struct fsck_report *report)
 {
     if (store_fsck(report, store, NULL) != 0)
         fail_msg("%s", error_message());
+    assert_safe_is_the_rest(report);
 }
 
 static const struct fsck_bad *bad_find(const struct fsck_report *report, const char *object)
@@ -360,6 +405,12 @@ static void test_a_line_says_what_it_is_and_whom_it_touches(void **state)
         assert_null(strchr(bad->problem, '\n'));
         assert_null(strstr(bad->problem, id)); /* it is said once */
         assert_branches(bad, cases[i].branches);
+        static const char *const all[] = {"main", "side", "told"};
+        for (size_t k = 0; k < 3; k++)
+            assert_int_equal(
+                name_listed(report.safe_branches, report.safe_branch_count, all[k]),
+                strstr(cases[i].branches, all[k]) == NULL
+            );
         shell("rm -rf .vera && cp -r copy .vera");
     }
 }

@@ -30,8 +30,11 @@ class Fsck(RepositoryTest):
 
     def test_whole(self):
         done = self.vera("fsck", "--json")
-        self.assertEqual(set(done.json), {"checked", "bad", "repaired"})
+        self.assertEqual(set(done.json), {"checked", "bad", "safe", "repaired"})
         self.assertEqual(done.json["bad"], [])
+        self.assertEqual(set(done.json["safe"]["versions"]),
+                         {self.first["commit"], self.second["commit"]})
+        self.assertEqual(set(done.json["safe"]["branches"]), {"main", "side"})
         checked = done.json["checked"]
         self.assertEqual((checked["versions"], checked["snapshots"]), (2, 2))
         self.assertEqual(checked["bases"], 1)
@@ -50,7 +53,11 @@ class Fsck(RepositoryTest):
                 self.assertEqual(set(bad), FSCK_BAD)
                 self.assertEqual(bad["versions"], [self.second["commit"]])
                 self.assertEqual(bad["branches"], ["main"])
+                self.assertEqual(done.json["safe"], {"versions": [self.first["commit"]],
+                                                     "branches": ["side"]})
                 said = self.vera("fsck", code=1)
+                self.assertIn("safe: 1 of 2 versions\n"
+                              f"  versions {self.first['commit'][:7]}\n  branches side\n", said.out)
                 self.assertIn(name, said.out)
                 self.assertIn(self.second["commit"][:7], said.out)
                 with open(path, "wb") as file:
