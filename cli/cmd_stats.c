@@ -12,8 +12,33 @@ static double ratio(const struct store_stats *stats)
     return stats->stored_bytes ? (double)stats->raw_bytes / (double)stats->stored_bytes : 0;
 }
 
+/* A part of the stored bytes, for scripts and for people. */
+struct part {
+    const char *key, *label;
+    uint64_t bytes;
+};
+#define PARTS 9
+
+static void parts_list(struct part out[PARTS], const struct stats_parts *parts)
+{
+    const struct part list[PARTS] = {
+        {"vectors", "vectors", parts->vectors},
+        {"bases", "bases that no seed gives", parts->bases},
+        {"files", "other files of versions", parts->files},
+        {"trees", "trees", parts->trees},
+        {"commits", "commits", parts->commits},
+        {"unreached", "what no ref reaches", parts->unreached},
+        {"index", "index, for queries", parts->index},
+        {"refs", "branches, tags, reflogs", parts->refs},
+        {"other", "git's own", parts->other},
+    };
+
+    memcpy(out, list, sizeof(list));
+}
+
 static int stats_json(const struct store_stats *stats)
 {
+    struct part parts[PARTS];
     struct json_writer writer;
     AUTO_BUF(json);
 
@@ -25,6 +50,12 @@ static int stats_json(const struct store_stats *stats)
     describe_uint_json(&writer, "allocated_bytes", stats->allocated_bytes);
     json_write_key(&writer, "ratio");
     json_write_double(&writer, ratio(stats));
+    parts_list(parts, &stats->parts);
+    json_write_key(&writer, "where");
+    json_write_object_begin(&writer);
+    for (size_t i = 0; i < PARTS; i++)
+        describe_uint_json(&writer, parts[i].key, parts[i].bytes);
+    json_write_object_end(&writer);
     json_write_key(&writer, "branches");
     json_write_array_begin(&writer);
     for (size_t i = 0; i < stats->branch_count; i++) {
@@ -39,6 +70,23 @@ static int stats_json(const struct store_stats *stats)
     return cli_json_end(&writer);
 }
 
+static void parts_say(struct cli *cli, const struct store_stats *stats)
+{
+    struct part parts[PARTS];
+
+    parts_list(parts, &stats->parts);
+    cli_say(cli, "%s", "");
+    cli_say(cli, "%-30s  %8s  %10s", "where", "share", "stored");
+    for (size_t i = 0; i < PARTS; i++) {
+        if (parts[i].bytes)
+            cli_say(
+                cli, "%-30s  %7.1f%%  %10s", parts[i].label,
+                100.0 * (double)parts[i].bytes / (double)stats->stored_bytes,
+                cli_size(parts[i].bytes)
+            );
+    }
+}
+
 static void stats_say(struct cli *cli, const struct store_stats *stats)
 {
     cli_say(
@@ -50,6 +98,7 @@ static void stats_say(struct cli *cli, const struct store_stats *stats)
         cli, "stored     %8s  in files (%s on disk): 1/%.1f", cli_size(stats->stored_bytes),
         cli_size(stats->allocated_bytes), ratio(stats)
     );
+    parts_say(cli, stats);
     if (!stats->branch_count)
         return;
     cli_say(cli, "%s", "");
@@ -79,7 +128,7 @@ const struct command command_stats = {
     .name = "stats",
     .run = stats_run,
     .needs = NEEDS_STORE,
-    .summary = "Show sizes: what was committed, what it takes, per branch",
+    .summary = "Show sizes: what was committed, what it takes, where, per branch",
     .details = "What branches share is counted for each of them.",
     .examples = "vera stats",
 };

@@ -9,6 +9,7 @@
 
 #include "format/file.h"
 #include "format/limits.h"
+#include "store/index.h"
 #include "store/pack_index.h"
 
 void sizes_release(struct sizes *sizes)
@@ -35,9 +36,11 @@ static int size_add(struct sizes *sizes, const git_oid *id, uint64_t bytes)
     err = array_grow(
         &sizes->object_bytes, &sizes->capacity, sizes->ids.count, sizeof(*sizes->object_bytes)
     );
-    if (err == 0)
-        sizes->object_bytes[index] += bytes; /* loose and packed: it takes both */
-    return err;
+    if (err < 0)
+        return err;
+    sizes->object_bytes[index] += bytes; /* loose and packed: it takes both */
+    sizes->objects_bytes += bytes;
+    return 0;
 }
 
 /* Packs */
@@ -128,6 +131,17 @@ static bool loose_parse(git_oid *out, const char *path)
     return git_oid_fromstr(out, hex) == 0;
 }
 
+static bool begins_with(const char *text, const char *start)
+{
+    return strncmp(text, start, strlen(start)) == 0;
+}
+
+static bool is_of_refs(const char *path)
+{
+    return begins_with(path, "refs/") || begins_with(path, "logs/") ||
+           strcmp(path, "packed-refs") == 0 || strcmp(path, "HEAD") == 0;
+}
+
 static int file_visit(void *context, const struct tree_file *file)
 {
     struct sizes_walk *walk = context;
@@ -137,9 +151,13 @@ static int file_visit(void *context, const struct tree_file *file)
     walk->sizes->allocated_bytes += file->allocated_bytes;
     if (file->is_directory)
         return 0;
+    if (begins_with(file->path, INDEX_FILE)) /* and what sqlite has beside it */
+        walk->sizes->index_bytes += file->bytes;
+    if (is_of_refs(file->path))
+        walk->sizes->refs_bytes += file->bytes;
     if (loose_parse(&id, file->path))
         return size_add(walk->sizes, &id, file->bytes);
-    if (strncmp(file->path, "objects/pack/", 13) == 0 && ends_with(file->path, ".idx"))
+    if (begins_with(file->path, "objects/pack/") && ends_with(file->path, ".idx"))
         return pack_read(walk->sizes, walk->store, file->path);
     return 0;
 }

@@ -5,7 +5,9 @@
 #include "store/id_set.h"
 
 struct sizes {
-    uint64_t bytes, allocated_bytes; /* of all files below .vera; with their folders' blocks */
+    uint64_t bytes, allocated_bytes;  /* of all files below .vera; with their folders' blocks */
+    uint64_t index_bytes, refs_bytes; /* of `bytes`: the index; refs and reflogs */
+    uint64_t objects_bytes;           /* of `bytes`: what object_bytes adds up to */
     struct id_set ids;
     uint64_t *object_bytes; /* by index in ids: of its file, or of its part of a pack */
     size_t capacity;

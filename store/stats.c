@@ -36,6 +36,15 @@ static void stats_walk_release(struct stats_walk *walk)
 
 /* Roots */
 
+static int tag_visit(void *context, const char *name, const git_oid *target)
+{
+    struct stats_walk *walk = context;
+    size_t node;
+
+    (void)name;
+    return graph_root(&node, &walk->graph, target, GIT_OBJECT_ANY);
+}
+
 static int graph_fill(struct stats_walk *walk)
 {
     AUTO_TIPS(tips);
@@ -48,6 +57,8 @@ static int graph_fill(struct stats_walk *walk)
         git_oid id = git_id(&tips.commits[i]);
         err = graph_root(&node, &walk->graph, &id, GIT_OBJECT_COMMIT);
     }
+    if (err == 0)
+        err = refs_each(walk->store, REF_TAGS, tag_visit, walk);
     if (err == 0)
         err = graph_walk(&walk->graph, NULL, NULL);
     size_t count = walk->graph.ids.count;
@@ -161,6 +172,50 @@ static int branch_visit(void *context, const char *name, const git_oid *target)
     return interrupt_check();
 }
 
+/* Where the bytes are */
+
+/* The name that a blob's way from its version begins with: "vectors", "basis", "manifest" ... */
+static const char *part_name(const struct graph *graph, size_t node)
+{
+    uint32_t name = 0;
+
+    while (graph->nodes[node].type != GIT_OBJECT_COMMIT && graph->nodes[node].from != node) {
+        if (graph->nodes[node].name)
+            name = graph->nodes[node].name;
+        node = graph->nodes[node].from;
+    }
+    return graph_name(graph, name);
+}
+
+static uint64_t *part_of(struct stats_parts *parts, const struct graph *graph, size_t node)
+{
+    if (graph->nodes[node].type == GIT_OBJECT_TREE)
+        return &parts->trees;
+    if (graph->nodes[node].type != GIT_OBJECT_BLOB)
+        return &parts->commits;
+    const char *name = part_name(graph, node);
+    if (strcmp(name, "vectors") == 0)
+        return &parts->vectors;
+    return strcmp(name, "basis") == 0 ? &parts->bases : &parts->files;
+}
+
+static void parts_measure(struct stats_walk *walk)
+{
+    struct stats_parts *parts = &walk->stats->parts;
+    const struct sizes *sizes = &walk->sizes;
+    uint64_t reached = 0;
+
+    for (size_t i = 0; i < walk->graph.ids.count; i++) {
+        walk->disk_bytes[i] = sizes_of(sizes, &walk->graph.ids.ids[i]);
+        *part_of(parts, &walk->graph, i) += walk->disk_bytes[i];
+        reached += walk->disk_bytes[i];
+    }
+    parts->unreached = sizes->objects_bytes - reached;
+    parts->index = sizes->index_bytes;
+    parts->refs = sizes->refs_bytes;
+    parts->other = sizes->bytes - sizes->objects_bytes - parts->index - parts->refs;
+}
+
 static int stats_fill(struct stats_walk *walk)
 {
     int err;
@@ -168,8 +223,7 @@ static int stats_fill(struct stats_walk *walk)
     if ((err = graph_fill(walk)) < 0 || (err = sizes_read(&walk->sizes, walk->store)) < 0 ||
         (err = versions_measure(walk)) < 0)
         return err;
-    for (size_t i = 0; i < walk->graph.ids.count; i++)
-        walk->disk_bytes[i] = sizes_of(&walk->sizes, &walk->graph.ids.ids[i]);
+    parts_measure(walk);
     walk->stats->stored_bytes = walk->sizes.bytes;
     walk->stats->allocated_bytes = walk->sizes.allocated_bytes;
     return refs_each(walk->store, REF_HEADS, branch_visit, walk);

@@ -246,6 +246,13 @@ struct store_stats {
     uint64_t raw_bytes;       /* the files of every version, as they were committed, added up */
     uint64_t stored_bytes;    /* sizes of all files under .vera */
     uint64_t allocated_bytes; /* their blocks on disk */
+    struct stats_parts {      /* of stored_bytes, which they add up to */
+        uint64_t vectors, bases, files; /* of versions; files: whatever is neither of the others */
+        uint64_t trees, commits;        /* commits: tags, too */
+        uint64_t unreached;             /* objects that no ref reaches */
+        uint64_t index, refs;           /* refs: reflogs, too */
+        uint64_t other;                 /* of git: indexes of packs, configuration */
+    } parts;
     struct branch_stats {
         char *name;
         uint64_t versions, stored_bytes; /* commits and objects (size on disk) reachable from it */

@@ -19,20 +19,6 @@ static struct commit_id versions[VERSIONS]; /* main 0-1-2, side 0-3 */
 static struct snapshot snapshots[VERSIONS];
 static struct buf objects[VERSIONS]; /* git_oid each, all that a version holds */
 
-/* A snapshot whose basis cannot be drawn, so that it is stored. */
-static void snapshot_read_stored(struct snapshot *out, const char *dir)
-{
-    AUTO_ADAPTER_FILES(files);
-
-    adapter_read(&files, dir);
-    for (size_t i = 0; i < files.count; i++) {
-        if (strcmp(files.files[i].path, PEFT_MODEL) == 0)
-            files.files[i].data.data[files.files[i].data.len / 2] ^= 1;
-    }
-    assert_int_equal(snapshot_encode(out, &files, NULL), 0);
-    assert_true(out->a.len > 0);
-}
-
 static int fsck_setup(void **state)
 {
     if (repository_make(state) != 0)

@@ -62,6 +62,13 @@ static void assert_files_measured(const struct store_stats *stats)
             "find .vera -mindepth 1 -printf '%b\\n' | awk '{ n += $1 } END { print n * 512 }'"
         )
     );
+    const struct stats_parts *parts = &stats->parts;
+    assert_int_equal(
+        parts->vectors + parts->bases + parts->files + parts->trees + parts->commits +
+            parts->unreached + parts->index + parts->refs + parts->other,
+        stats->stored_bytes
+    );
+    assert_int_equal(parts->index, shell_number("cat .vera/index.sqlite* 2>/dev/null | wc -c"));
 }
 
 static void test_versions_snapshots_and_raw_bytes(void **state)
@@ -111,6 +118,46 @@ static void test_a_branch_has_what_git_reaches_from_it(void **state)
             assert_int_equal(stats.branches[i].stored_bytes, shell_number(command));
         }
     }
+}
+
+/* Bytes of all loose objects whose line of git's listing matches. */
+static uint64_t loose_bytes(const char *pattern)
+{
+    char command[512];
+
+    snprintf(
+        command, sizeof(command),
+        "for id in $(git rev-list --objects --all | git cat-file --batch-check='%%(objectname) "
+        "%%(objecttype) %%(rest)' | grep -E '%s' | cut -c1-40); do stat -c %%s "
+        ".vera/objects/$(echo $id | sed 's,^..,&/,'); done | awk '{ n += $1 } END { print n + 0 }'",
+        pattern
+    );
+    return shell_number(command);
+}
+
+static void test_each_part_has_what_git_says_it_holds(void **state)
+{
+    AUTO_STATS(stats);
+    AUTO_SNAPSHOT(stored);
+    struct commit_id id;
+
+    (void)state;
+    snapshot_read_stored(&stored, "llama/step-010");
+    commit_snapshot(&stored);
+    assert_int_equal(store_resolve(&id, store, "main"), 0);
+    assert_int_equal(store_tag_create(store, "told", &id, "an object of its own"), 0);
+    object_put_text(GIT_OBJECT_BLOB, text_bytes("nobody's"));
+    assert_int_equal(store_stats(&stats, store), 0);
+    assert_files_measured(&stats);
+    assert_int_equal(stats.parts.vectors, loose_bytes(" blob vectors/"));
+    assert_int_equal(stats.parts.bases, loose_bytes(" blob basis/"));
+    assert_int_equal(stats.parts.trees, loose_bytes(" tree "));
+    assert_int_equal(stats.parts.commits, loose_bytes(" (commit|tag) "));
+    assert_int_equal(
+        stats.parts.files, loose_bytes(" blob ") - stats.parts.vectors - stats.parts.bases
+    );
+    assert_true(stats.parts.vectors > 0 && stats.parts.bases > 0 && stats.parts.files > 0);
+    assert_true(stats.parts.unreached > 0 && stats.parts.refs > 0 && stats.parts.other > 0);
 }
 
 static void test_what_was_deleted_counts_until_it_is_dropped(void **state)
@@ -218,6 +265,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         CASE(test_versions_snapshots_and_raw_bytes),
         CASE(test_a_branch_has_what_git_reaches_from_it),
+        CASE(test_each_part_has_what_git_says_it_holds),
         CASE(test_what_was_deleted_counts_until_it_is_dropped),
         CASE(test_an_empty_repository_and_commits_of_git),
         CASE(test_damage_is_an_error_and_named),

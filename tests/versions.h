@@ -23,6 +23,20 @@ static UNUSED void snapshot_read(struct snapshot *out, const char *dir)
         fail_msg("%s", error_message());
 }
 
+/* A snapshot whose basis cannot be drawn, so that it is stored. */
+static UNUSED void snapshot_read_stored(struct snapshot *out, const char *dir)
+{
+    AUTO_ADAPTER_FILES(files);
+
+    adapter_read(&files, dir);
+    for (size_t i = 0; i < files.count; i++) {
+        if (strcmp(files.files[i].path, PEFT_MODEL) == 0)
+            files.files[i].data.data[files.files[i].data.len / 2] ^= 1;
+    }
+    assert_int_equal(snapshot_encode(out, &files, NULL), 0);
+    assert_true(out->a.len > 0);
+}
+
 /* The same with one file more, so that it is another snapshot with the same vectors. */
 static UNUSED void snapshot_vary(struct snapshot *out, const char *dir, const char *note)
 {

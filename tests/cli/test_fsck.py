@@ -147,6 +147,8 @@ class Stats(RepositoryTest):
         on_disk = sum(os.lstat(os.path.join(folder, name)).st_size
                       for folder, _, names in os.walk(self.path(".vera")) for name in names)
         self.assertEqual(stats["stored_bytes"], on_disk)
+        self.assertEqual(sum(stats["where"].values()), on_disk)
+        self.assertGreater(stats["where"]["vectors"], 0)
         self.assertEqual([(branch["name"], branch["versions"]) for branch in stats["branches"]],
                          [("again", 4), ("main", 3)])
         self.assertTrue(all(set(branch) == {"name", "versions", "stored_bytes"}
@@ -154,6 +156,7 @@ class Stats(RepositoryTest):
         said = self.vera("stats").out
         self.assertRegex(said, r"versions +4 ")
         self.assertRegex(said, r"again +4 ")
+        self.assertRegex(said, r"vectors +[0-9.]+% +[0-9.]+ kB")
 
     def test_nothing_yet(self):
         stats = self.vera("stats", "--json").json

@@ -19,7 +19,7 @@ APPLY = {"matched", "modules", "tensors_rewritten", "tensors_added", "bytes_writ
          "bytes_cloned", "device", "math", "pinned", "seconds", "report"}
 REPORT = {"module", "unchanged", "kept", "max_change", "nonfinite"}
 STATS = {"versions", "snapshots", "raw_bytes", "stored_bytes", "allocated_bytes", "ratio",
-         "branches"}
+         "where", "branches"}
 FSCK_BAD = {"object", "problem", "versions", "branches"}
 
 A, B = "base_model.vera_A", "base_model.vera_B"
