@@ -22,6 +22,7 @@
 #define LIMIT_ENTRIES            UINT64_C(100000)   /* looked at in one adapter directory */
 #define LIMIT_IGNORE             (64 * KIB)         /* .veraignore */
 #define LIMIT_RANK               UINT64_C(1048576)
+#define LIMIT_DENSE_RANK         UINT64_C(8192)      /* of matrices [rank, rank] of doubles */
 #define LIMIT_FEATURES           (UINT64_C(1) << 31) /* in or out of one module */
 #define LIMIT_BASIS_VALUES       (UINT64_C(1) << 28) /* values of A, and of B */
 #define LIMIT_SHARDS             UINT64_C(10000)
