@@ -227,8 +227,11 @@ static int version_write(
         (err = buf_append_byte(&text, '\n')) < 0 ||
         (err = buf_append(&text, message.data, message.len)) < 0)
         return err;
+    /* On a commit that cannot be read nothing more is built; parts of it may be missing. */
     if (parent && (err = objects_settle(&objects, store, parent)) < 0)
-        return err;
+        return error_hint(
+            err, "vera fsck --repair REMOTE fetches it; vera reset REV goes back to a whole version"
+        );
     if ((err = snapshot_write(&tree, &result->frame, &objects, store, &loaded, parent)) < 0 ||
         (err = commit_write(&commit, &text, &objects, store, target, &tree)) < 0 ||
         (err = commit_point(store, &objects, target, &commit, &message)) < 0)

@@ -82,8 +82,8 @@ struct objects {
 void objects_release(struct objects *objects);
 
 /* The objects below this commit's tree need no sync: the commit is some ref's, and they were synced
-   before that ref moved. What cannot be read of it is left out. To be called before anything is
-   written. */
+   before that ref moved. Trees that cannot be read are left out. E_CORRUPT where the commit itself
+   cannot. To be called before anything is written. */
 MUST_CHECK int
 objects_settle(struct objects *objects, struct store *store, const struct commit_id *commit);
 

@@ -94,7 +94,7 @@ int objects_settle(struct objects *objects, struct store *store, const struct co
 
     int err = commit_read(&tip, store, &id);
     if (err < 0)
-        return err == E_NOMEM ? err : 0;
+        return err;
     err = tree_settle(objects, store, git_commit_tree_id(tip), 0);
     ids_sort(&objects->settled);
     return err;

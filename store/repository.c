@@ -119,18 +119,65 @@ static int init_at(char **out_path, const char *path)
     return 0;
 }
 
-int store_init(char **out_path, const char *dir)
+static int init_in(char **out_path, const char *dir)
 {
     AUTO_FREE(char, root);
     AUTO_FREE(char, path);
-    int err;
 
-    if ((err = library_start()) < 0 || (err = dir_make(dir)) < 0)
+    int err = dir_make(dir);
+    if (err < 0)
         return err;
     if (!(root = realpath(dir, NULL)))
         return file_error(dir);
     err = path_join(&path, root, ".vera");
     return err < 0 ? err : init_at(out_path, path);
+}
+
+/* How much of a path is there: the length of its longest prefix that is. */
+static size_t existing_length(const char *path)
+{
+    AUTO_FREE(char, prefix);
+    size_t length = strlen(path);
+
+    if (!(prefix = bytes_dup(text_bytes(path))))
+        return length;
+    while (length > 0 && !path_exists(prefix)) {
+        while (length > 0 && prefix[length - 1] != '/')
+            length--;
+        while (length > 0 && prefix[length - 1] == '/')
+            length--;
+        prefix[length] = '\0';
+    }
+    return length;
+}
+
+/* The folders that were made for a repository that could not be, the innermost first. */
+static void folders_unmake(const char *dir, size_t existed)
+{
+    AUTO_FREE(char, path);
+
+    if (!(path = bytes_dup(text_bytes(dir))))
+        return;
+    for (size_t length = strlen(path); length > existed;) {
+        path[length] = '\0';
+        (void)!dir_remove_empty(path);
+        while (length > existed && path[length - 1] != '/')
+            length--;
+        while (length > existed && path[length - 1] == '/')
+            length--;
+    }
+}
+
+int store_init(char **out_path, const char *dir)
+{
+    size_t existed = existing_length(dir);
+    int err = library_start();
+
+    if (err < 0 || (err = init_in(out_path, dir)) == 0)
+        return err;
+    error_keep();
+    folders_unmake(dir, existed);
+    return error_restore(err);
 }
 
 /* Finding one */

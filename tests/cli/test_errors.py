@@ -411,10 +411,9 @@ class Disks(Repository):
         self.assert_versions_are_there()
 
     def test_a_full_disk_leaves_no_half_repository(self):
-        os.mkdir(self.path("new"))
         self.before = tree(self.dir)
-        self.assertGreater(self.fill("init", "new"), 2)
-        self.vera("-C", "new", "commit", FIRST)
+        self.assertGreater(self.fill("init", "deep/new"), 2)
+        self.vera("-C", "deep/new", "commit", FIRST)
 
     def test_a_full_disk_loses_no_branch(self):
         for args in (["branch", "x"], ["tag", "t", "-m", "text"], ["branch", "-m", "x", "y"],
@@ -486,6 +485,11 @@ class Disks(Repository):
                 self.assert_damage_is_named(path.replace("/", ""))
             put(folder, name, data)
         self.assert_versions_are_there()
+
+    def test_nothing_is_committed_onto_a_commit_that_is_missing(self):
+        os.remove(self.path(".vera", "objects", self.tip[:2], self.tip[2:]))
+        self.fails("commit", adapter("llama-half/step-020"), code="CORRUPT", says=self.tip, hint="vera reset")
+        self.assertEqual(self.git("--git-dir=.vera", "rev-parse", "main").strip(), self.tip)
 
     def assert_damage_is_named(self, name):
         report = self.vera("fsck", "--json", code=1).json
