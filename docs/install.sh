@@ -21,6 +21,7 @@ build libgit2-dev     library libgit2
 build libssl-dev      library libcrypto
 build libsqlite3-dev  library sqlite3
 build zlib1g-dev      library zlib
+build libopenblas-dev  library openblas
 build libcmocka-dev   library cmocka
 build python3         command python3
 build git             command git

@@ -9,6 +9,7 @@
 #include "format/dtype.h"
 
 #include <assert.h>
+#include <math.h>
 #include <string.h>
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "elements are little-endian in files");
@@ -215,4 +216,54 @@ void dtype_narrow(uint8_t *out, const float *values, size_t count, enum dtype dt
         f16_narrow(out, values, count);
     else if (count)
         memcpy(out, values, count * sizeof(*values));
+}
+
+bool dtype_is_float(enum dtype dtype)
+{
+    return dtype_is_applicable(dtype) || dtype == DTYPE_F64;
+}
+
+void dtype_widen_double(double *out, const uint8_t *data, size_t count, enum dtype dtype)
+{
+    assert(dtype_is_float(dtype));
+    if (dtype == DTYPE_F64) {
+        if (count)
+            memcpy(out, data, count * sizeof(*out));
+        return;
+    }
+    size_t size = dtype_bits(dtype) / 8;
+    for (size_t i = 0; i < count; i++) {
+        float value;
+        dtype_widen(&value, data + i * size, 1, dtype);
+        out[i] = (double)value;
+    }
+}
+
+/* To float32 towards zero, with the last bit set where something was lost: rounded once more to a
+   type of at most 22 bits of mantissa it gives what rounding once gives. */
+static float float_to_odd(double value)
+{
+    float near = (float)value;
+    double wide = (double)near;
+
+    if (wide == value || isnan(value))
+        return near;
+    uint32_t bits = float_bits(near);
+    bits -= fabs(wide) > fabs(value); /* an infinity becomes the largest number */
+    return bits_float(bits | 1);
+}
+
+void dtype_narrow_double(uint8_t *out, const double *values, size_t count, enum dtype dtype)
+{
+    assert(dtype_is_float(dtype));
+    if (dtype == DTYPE_F64) {
+        if (count)
+            memcpy(out, values, count * sizeof(*values));
+        return;
+    }
+    size_t size = dtype_bits(dtype) / 8;
+    for (size_t i = 0; i < count; i++) {
+        float value = dtype == DTYPE_F32 ? (float)values[i] : float_to_odd(values[i]);
+        dtype_narrow(out + i * size, &value, 1, dtype);
+    }
 }

@@ -53,4 +53,9 @@ float f16_to_float(uint16_t bits);
 void dtype_widen(float *out, const uint8_t *data, size_t count, enum dtype dtype);
 void dtype_narrow(uint8_t *out, const float *values, size_t count, enum dtype dtype);
 
+/* The same between doubles and F32, BF16, F16 or F64, rounded once. */
+bool dtype_is_float(enum dtype dtype);
+void dtype_widen_double(double *out, const uint8_t *data, size_t count, enum dtype dtype);
+void dtype_narrow_double(uint8_t *out, const double *values, size_t count, enum dtype dtype);
+
 #endif
