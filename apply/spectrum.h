@@ -5,7 +5,7 @@
 #ifndef APPLY_SPECTRUM_H
 #define APPLY_SPECTRUM_H
 
-#include "apply/effect.h"
+#include "apply/combination.h"
 
 struct spectrum {
     double *values; /* [count], largest first: all that can be other than 0 */
@@ -29,6 +29,12 @@ MUST_CHECK int spectra_make(
     struct spectra *out, const struct effect_pair *modules, size_t count, unsigned threads
 );
 void spectra_release(struct spectra *spectra);
+
+/* Of one weighted sum of effects, in the coordinates of its triangle: `values` is owned by `out`.
+ */
+MUST_CHECK int spectrum_make(
+    struct spectrum *out, const struct combination *combination, const struct triangle *triangle
+);
 
 /* The share of the energy (the squared norm) that the first `directions` hold: 0 to 1; 1 where the
    norm is 0. */

@@ -309,12 +309,269 @@ static void huge_and_subnormal_vectors_are_measured_too(void **state)
     }
 }
 
+static void one_unit_in_the_last_place_of_one_d_is_measured(void **state)
+{
+    AUTO_ACTOR(a);
+    AUTO_ACTOR(b);
+    AUTO_COMPARISONS(found);
+    AUTO_FREE(struct effect_pair, pairs);
+    AUTO_FREE(long double, wanted);
+    AUTO_FREE(double, change);
+
+    (void)state;
+    actor_open(&a, "llama/step-120");
+    actor_open(&b, "llama/step-120");
+    pairs = pairs_new(&a, &b);
+    const struct effect_pair *pair = &pairs[3];
+    double *d = b.effects.values + (pair->b.d - b.effects.values);
+    d[7] = (double)nextafterf((float)d[7], INFINITY);
+    must(compare_effects(&found, pairs, a.effects.count, 2));
+
+    /* What is left is one direction: the reference needs no difference of large numbers. */
+    assert_non_null(change = array_new((size_t)a.basis.rank, sizeof(*change)));
+    change[7] = d[7] - pair->a.d[7];
+    struct effect left = {&a.basis, change, pair->a.b};
+    wanted = effect_build(&left, pair->in, pair->out);
+    long double norm = sqrtl(inner(wanted, wanted, pair->in * pair->out));
+    assert_true(norm > 0);
+    assert_true(is_near(found.modules[3].delta_norm, norm, 1e-12L * norm));
+    assert_true(is_near(found.total.delta_norm, norm, 1e-12L * norm));
+    for (size_t i = 0; i < found.count; i++)
+        assert_true(i == 3 || found.modules[i].delta_norm == 0);
+}
+
+static void float64_vectors_keep_their_last_place_too(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 0; seed < SEEDS; seed++) {
+        AUTO_SAMPLE(sample);
+        AUTO_COMPARISONS(found);
+        AUTO_FREE(long double, wanted);
+        AUTO_FREE(double, change);
+        random_state = seed;
+        sample_make(&sample, OPPOSING, 1, 1);
+        uint64_t rank = sample.basis[0].rank, at = random_below(rank);
+        for (uint64_t k = 0; k < rank; k++)
+            sample.d[0][k] = sample.d[1][k] = sample.d[0][k] * 1.1;
+        for (uint64_t i = 0; i < sample.out; i++)
+            sample.b[0][i] = sample.b[1][i] = sample.b[0][i] * 1.3;
+        sample.d[1][at] = nextafter(sample.d[1][at], 2);
+        must(compare_effects(&found, &sample.pair, 1, 1));
+        assert_non_null(change = array_new((size_t)rank, sizeof(*change)));
+        change[at] = sample.d[1][at] - sample.d[0][at];
+        struct effect left = {&sample.basis[0], change, sample.b[0]};
+        wanted = effect_build(&left, sample.in, sample.out);
+        long double norm = sqrtl(inner(wanted, wanted, sample.in * sample.out));
+        if (!is_near(found.total.delta_norm, norm, 1e-6L * norm))
+            fail_msg("seed %ju: %g, not %Lg", (uintmax_t)seed, found.total.delta_norm, norm);
+    }
+}
+
+static void what_is_zero_has_no_ratio(void **state)
+{
+    AUTO_SAMPLE(sample);
+    AUTO_COMPARISONS(found);
+
+    (void)state;
+    random_state = 3;
+    sample_make(&sample, NO_B, 1, 1);
+    must(compare_effects(&found, &sample.pair, 1, 1));
+    assert_true(found.total.has_relative && !found.total.has_cosine);
+    assert_true(found.total.relative == 1 && found.total.norm_b == 0);
+    comparisons_release(&found);
+
+    sample.pair.b = sample.pair.a;
+    sample.pair.a = (struct effect){0};
+    must(compare_effects(&found, &sample.pair, 1, 1));
+    assert_true(!found.total.has_relative && !found.total.has_cosine);
+    assert_true(found.total.norm_b > 0 && found.total.delta_norm == found.total.norm_b);
+    comparisons_release(&found);
+
+    sample.pair.b = (struct effect){0};
+    must(compare_effects(&found, &sample.pair, 1, 1));
+    assert_true(found.total.delta_norm == 0 && !found.total.has_relative);
+    comparisons_release(&found);
+    must(compare_effects(&found, NULL, 0, 0));
+    assert_true(found.total.delta_norm == 0 && !found.total.has_relative);
+}
+
+static void the_total_is_that_of_one_matrix_of_all_modules(void **state)
+{
+    struct sample samples[5] = {0};
+    struct effect_pair pairs[5];
+    AUTO_COMPARISONS(found);
+    long double aa = 0, bb = 0, ab = 0, dd = 0;
+
+    (void)state;
+    random_state = 11;
+    for (size_t i = 0; i < 5; i++) {
+        sample_make(&samples[i], i == 2 ? NO_B : OTHER_BASIS, 1, 1);
+        pairs[i] = samples[i].pair;
+        uint64_t count = pairs[i].in * pairs[i].out;
+        AUTO_FREE(long double, a);
+        AUTO_FREE(long double, b);
+        a = effect_build(&pairs[i].a, pairs[i].in, pairs[i].out);
+        b = effect_build(&pairs[i].b, pairs[i].in, pairs[i].out);
+        aa += inner(a, a, count);
+        bb += inner(b, b, count);
+        ab += inner(a, b, count);
+        for (uint64_t k = 0; k < count; k++)
+            dd += (a[k] - b[k]) * (a[k] - b[k]);
+    }
+    must(compare_effects(&found, pairs, 5, 2));
+    assert_true(is_near(found.total.norm_a, sqrtl(aa), 1e-12L * sqrtl(aa)));
+    assert_true(is_near(found.total.norm_b, sqrtl(bb), 1e-12L * sqrtl(bb)));
+    assert_true(is_near(found.total.delta_norm, sqrtl(dd), 1e-12L * sqrtl(dd)));
+    assert_true(is_near(found.total.relative, sqrtl(dd / aa), 1e-12L * sqrtl(dd / aa)));
+    assert_true(is_near(found.total.cosine, ab / sqrtl(aa * bb), 1e-12L));
+    for (size_t i = 0; i < 5; i++)
+        sample_release(&samples[i]);
+}
+
+static void threads_change_no_bit(void **state)
+{
+    AUTO_ACTOR(a);
+    AUTO_ACTOR(b);
+    AUTO_COMPARISONS(one);
+    AUTO_FREE(struct effect_pair, pairs);
+
+    (void)state;
+    actor_open(&a, "minilm-tenant-0/step-040");
+    actor_open(&b, "minilm-tenant-1/step-040");
+    pairs = pairs_new(&a, &b);
+    must(compare_effects(&one, pairs, a.effects.count, 1));
+    for (unsigned threads = 2; threads < 5; threads++) {
+        AUTO_COMPARISONS(more);
+        must(compare_effects(&more, pairs, a.effects.count, threads));
+        assert_memory_equal(one.modules, more.modules, one.count * sizeof(*one.modules));
+        assert_memory_equal(&one.total, &more.total, sizeof(one.total));
+    }
+}
+
+static void what_is_not_finite_is_refused_by_name(void **state)
+{
+    AUTO_SAMPLE(sample);
+    AUTO_COMPARISONS(found);
+    const struct {
+        double bad;
+        const char *message;
+    } cases[] = {
+        {NAN, "module m: value 0 of lambda_d is not finite"},
+        {INFINITY, "module m: value 0 of lambda_b is not finite"},
+        {-INFINITY, "module m: value 0 of lambda_d is not finite"},
+        {NAN, "module m: value 0 of lambda_b is not finite"},
+    };
+
+    (void)state;
+    random_state = 4;
+    sample_make(&sample, OTHER_BASIS, 1, 1);
+    for (size_t i = 0; i < 4; i++) {
+        double *value = i % 2 ? sample.b[i / 2] : sample.d[i / 2], saved = *value;
+        *value = cases[i].bad;
+        assert_int_equal(compare_effects(&found, &sample.pair, 1, 1), E_INVALID);
+        assert_string_equal(error_message(), cases[i].message);
+        assert_null(found.modules);
+        *value = saved;
+    }
+    for (size_t s = 0; s < 2; s++) {
+        float *a = &sample.basis[s].a[0], *b = &sample.basis[s].b[0];
+        *a = NAN;
+        assert_int_equal(compare_effects(&found, &sample.pair, 1, 1), E_INVALID);
+        assert_non_null(strstr(error_message(), "A holds a value that is not finite"));
+        *a = 1;
+        *b = INFINITY;
+        assert_int_equal(compare_effects(&found, &sample.pair, 1, 1), E_INVALID);
+        assert_non_null(strstr(error_message(), "B holds a value that is not finite"));
+        *b = 1;
+    }
+}
+
+static void sizes_that_do_not_fit_are_refused(void **state)
+{
+    AUTO_SAMPLE(sample);
+    AUTO_COMPARISONS(found);
+
+    (void)state;
+    random_state = 4;
+    sample_make(&sample, PLAIN, 1, 1);
+    sample.pair.in = sample.basis[0].in + 1;
+    assert_int_equal(compare_effects(&found, &sample.pair, 1, 1), E_INVALID);
+    sample.pair.in = 0;
+    assert_int_equal(compare_effects(&found, &sample.pair, 1, 1), E_INVALID);
+    sample.pair.in = 1;
+    sample.pair.out = sample.basis[0].out + 1;
+    assert_int_equal(compare_effects(&found, &sample.pair, 1, 1), E_INVALID);
+    sample.pair.out = 1;
+    must(compare_effects(&found, &sample.pair, 1, 1));
+    sample.basis[0].out = LIMIT_BASIS_VALUES / sample.basis[0].rank + 1;
+    assert_int_equal(compare_effects(&found, &sample.pair, 1, 1), E_LIMIT);
+    sample.basis[0].out = 1;
+}
+
+static void a_norm_beyond_the_doubles_is_no_number(void **state)
+{
+    AUTO_SAMPLE(sample);
+    AUTO_COMPARISONS(found);
+
+    (void)state;
+    random_state = 4;
+    sample_make(&sample, PLAIN, 1e200, 1e200); /* float32: infinite */
+    for (uint64_t i = 0; i < sample.out; i++)
+        sample.b[0][i] = sample.b[1][i] = 1e200;
+    for (uint64_t k = 0; k < sample.basis[0].rank; k++)
+        sample.d[0][k] = sample.d[1][k] = 1e200;
+    assert_int_equal(compare_effects(&found, &sample.pair, 1, 1), E_INVALID);
+    assert_string_equal(error_message(), "module m: a norm is beyond what a double holds");
+}
+
+static void every_allocation_may_fail(void **state)
+{
+    AUTO_SAMPLE(sample);
+    int err = E_NOMEM, n = 0;
+
+    (void)state;
+    random_state = 5;
+    sample_make(&sample, OTHER_BASIS, 1, 1);
+    for (; err < 0; n++) {
+        AUTO_COMPARISONS(found);
+        fault_after = n;
+        err = compare_effects(&found, &sample.pair, 1, 1);
+        fault_after = -1;
+        assert_true(err == 0 || (err == E_NOMEM && !found.modules));
+    }
+    assert_true(n > 8);
+}
+
+static void an_interrupt_ends_it(void **state)
+{
+    AUTO_SAMPLE(sample);
+    AUTO_COMPARISONS(found);
+
+    (void)state;
+    random_state = 5;
+    sample_make(&sample, PLAIN, 1, 1);
+    interrupt_flag = 1;
+    int err = compare_effects(&found, &sample.pair, 1, 1);
+    interrupt_flag = 0;
+    assert_int_equal(err, E_INTERRUPTED);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_pair_of_the_fixtures_is_as_numpy_found_it),
         cmocka_unit_test(what_is_measured_is_what_the_built_matrices_have),
         cmocka_unit_test(huge_and_subnormal_vectors_are_measured_too),
+        cmocka_unit_test(one_unit_in_the_last_place_of_one_d_is_measured),
+        cmocka_unit_test(float64_vectors_keep_their_last_place_too),
+        cmocka_unit_test(what_is_zero_has_no_ratio),
+        cmocka_unit_test(the_total_is_that_of_one_matrix_of_all_modules),
+        cmocka_unit_test(threads_change_no_bit),
+        cmocka_unit_test(what_is_not_finite_is_refused_by_name),
+        cmocka_unit_test(sizes_that_do_not_fit_are_refused),
+        cmocka_unit_test(a_norm_beyond_the_doubles_is_no_number),
+        cmocka_unit_test(every_allocation_may_fail),
+        cmocka_unit_test(an_interrupt_ends_it),
     };
 
     return cmocka_run_group_tests_name("compare", tests, NULL, NULL);
