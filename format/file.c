@@ -134,31 +134,51 @@ int file_write_at(int fd, const void *data, size_t len, uint64_t offset, const c
     return err;
 }
 
-int file_read(struct buf *out, const char *path, uint64_t limit)
+/* What it holds now. */
+static int file_begin(struct buf *out, int *out_fd, const char *path, uint64_t limit)
 {
-    AUTO_BUF(data);
-    AUTO_FD(fd);
     uint64_t size = 0;
-    uint8_t more;
 
-    int err = file_open(&fd, &size, path);
+    int err = file_open(out_fd, &size, path);
     if (err < 0)
         return err;
     if (size > limit || size > SIZE_MAX - 1)
         return error_set(
             E_LIMIT, "%s: %" PRIu64 " bytes, at most %" PRIu64 " are allowed", path, size, limit
         );
-    if ((err = buf_reserve(&data, (size_t)size)) < 0 ||
-        (err = file_read_at(fd, data.data, (size_t)size, 0, path)) < 0)
+    if ((err = buf_reserve(out, (size_t)size)) == 0 &&
+        (err = file_read_at(*out_fd, out->data, (size_t)size, 0, path)) == 0)
+        out->len = (size_t)size;
+    return err;
+}
+
+int file_read(struct buf *out, const char *path, uint64_t limit)
+{
+    AUTO_BUF(data);
+    AUTO_FD(fd);
+    uint8_t more;
+
+    int err = file_begin(&data, &fd, path, limit);
+    if (err < 0)
         return err;
-    data.len = (size_t)size;
-    ssize_t n = pread(fd, &more, 1, (off_t)size);
+    ssize_t n = pread(fd, &more, 1, (off_t)data.len);
     if (n < 0)
         return file_error(path);
     if (n > 0)
         return error_set(E_IO, "%s: grew while it was read", path);
     *out = buf_take(&data);
     return 0;
+}
+
+int file_read_log(struct buf *out, const char *path, uint64_t limit)
+{
+    AUTO_BUF(data);
+    AUTO_FD(fd);
+
+    int err = file_begin(&data, &fd, path, limit);
+    if (err == 0)
+        *out = buf_take(&data);
+    return err;
 }
 
 /* Sleep until a descriptor that does not block is ready. */

@@ -35,6 +35,8 @@ file_write_at(int fd, const void *data, size_t len, uint64_t offset, const char 
 /* A whole regular file; E_LIMIT above `limit` bytes (before memory is taken); E_IO where it changes
    size while it is read. */
 MUST_CHECK int file_read(struct buf *out, const char *path, uint64_t limit);
+/* The same for a file that others append to meanwhile: what it held when it was opened. */
+MUST_CHECK int file_read_log(struct buf *out, const char *path, uint64_t limit);
 
 /* To the end of `fd` (a pipe), at most `limit` bytes. */
 MUST_CHECK int fd_read_all(struct buf *out, int fd, uint64_t limit, const char *path);

@@ -85,7 +85,7 @@ static int log_read(struct buf *text, struct buf *kept, const struct reflogs *lo
     AUTO_BUF(path);
 
     int err = buf_printf(&path, "%s/" LOGS "/%s", logs->store->path, ref);
-    if (err < 0 || (err = file_read(text, (const char *)path.data, LIMIT_TEXT)) < 0)
+    if (err < 0 || (err = file_read_log(text, (const char *)path.data, LIMIT_TEXT)) < 0)
         return err;
     return lines_keep(kept, buf_bytes(text), logs->before);
 }

@@ -22,7 +22,7 @@ static int reflog_read(struct buf *out, struct store *store, const char *ref)
     int err = buf_printf(&name, "logs/%s", ref);
     if (err < 0 || (err = path_join(&path, store_path(store), (const char *)name.data)) < 0)
         return err;
-    err = file_read(out, path, LIMIT_TEXT);
+    err = file_read_log(out, path, LIMIT_TEXT);
     /* A folder is there where refs below this name had logs. */
     return err == E_NOTFOUND || err == E_INVALID ? 0 : err;
 }

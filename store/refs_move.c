@@ -275,7 +275,7 @@ static int reflog_take(struct store *store, const struct ref_change *change)
         return 0;
     if ((err = buf_printf(&from, "%s/logs/%s", store->path, change->reflog_of)) < 0 ||
         (err = buf_printf(&to, "%s/logs/%s", store->path, change->name)) < 0 ||
-        (err = file_read(&lines, (const char *)from.data, LIMIT_TEXT)) < 0)
+        (err = file_read_log(&lines, (const char *)from.data, LIMIT_TEXT)) < 0)
         return err == E_NOTFOUND ? 0 : err;
     const char *path = (const char *)to.data;
     if ((err = tree_remove(path)) < 0 || (err = path_parent(&folder, path)) < 0 ||

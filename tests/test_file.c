@@ -62,7 +62,20 @@ int __wrap_fsync(int fd)
 
 WRAP(int, rename, (const char *from, const char *to), (from, to))
 WRAP(ssize_t, write, (int fd, const void *data, size_t len), (fd, data, len))
-WRAP(ssize_t, pread64, (int fd, void *data, size_t len, off_t at), (fd, data, len, at))
+static const char *grows; /* a file that somebody appends to before the next read */
+ssize_t __real_pread64(int fd, void *data, size_t len, off_t at);
+ssize_t __wrap_pread64(int fd, void *data, size_t len, off_t at);
+ssize_t __wrap_pread64(int fd, void *data, size_t len, off_t at)
+{
+    if (grows) {
+        FILE *file = fopen(grows, "a");
+        assert_non_null(file);
+        fputs(" and more", file);
+        fclose(file);
+        grows = NULL;
+    }
+    return fault() ? -1 : __real_pread64(fd, data, len, at);
+}
 WRAP(ssize_t, pwrite64, (int fd, const void *data, size_t len, off_t at), (fd, data, len, at))
 
 int __real_renameat2(int, const char *, int, const char *, unsigned);
@@ -169,6 +182,25 @@ static void test_only_regular_files_are_opened(void **state)
         if (cases[i].err)
             assert_non_null(strstr(error_message(), cases[i].path));
     }
+}
+
+static void test_a_file_that_grows_is_refused_and_a_log_is_read_up_to_there(void **state)
+{
+    AUTO_BUF(data);
+
+    (void)state;
+    put("log", "one\n");
+    grows = "log";
+    assert_int_equal(file_read(&data, "log", 100), E_IO);
+    assert_null(data.data);
+    put("log", "one\n");
+    grows = "log";
+    assert_int_equal(file_read_log(&data, "log", 100), 0);
+    assert_true(bytes_equal(buf_bytes(&data), text_bytes("one\n")));
+    assert_holds("log", "one\n and more");
+    buf_release(&data);
+    assert_int_equal(file_read_log(&data, "log", 12), E_LIMIT);
+    assert_int_equal(file_read_log(&data, "none", 12), E_NOTFOUND);
 }
 
 static void test_a_file_is_read_up_to_its_limit(void **state)
@@ -706,6 +738,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         SCRATCH_TEST(test_only_regular_files_are_opened),
         SCRATCH_TEST(test_a_file_is_read_up_to_its_limit),
+        SCRATCH_TEST(test_a_file_that_grows_is_refused_and_a_log_is_read_up_to_there),
         SCRATCH_TEST(test_a_pipe_is_read_up_to_its_limit),
         SCRATCH_TEST(test_ranges_are_copied_whichever_way),
         SCRATCH_TEST(test_writing_replaces_a_link_and_not_what_it_leads_to),
