@@ -237,19 +237,26 @@ static int reset_to(struct store *store, const struct target *target, const stru
     return refs_move(store, &change, 1, (const char *)why.data);
 }
 
-static int current_find(char **out, struct store *store)
+/* The branch that HEAD is on; it may be unborn. */
+static int head_find(char **out, bool *is_born, struct store *store)
 {
     struct commit_id tip;
-    bool has_tip;
 
-    int err = store_head(out, &tip, &has_tip, store);
+    int err = store_head(out, &tip, is_born, store);
+    if (err < 0 || *out)
+        return err;
+    err = error_set(E_INVALID, "HEAD is on no branch");
+    return error_hint(err, "'vera switch BRANCH' first");
+}
+
+static int current_find(char **out, struct store *store)
+{
+    bool is_born;
+
+    int err = head_find(out, &is_born, store);
     if (err < 0)
         return err;
-    if (!*out) {
-        err = error_set(E_INVALID, "HEAD is on no branch");
-        return error_hint(err, "'vera switch BRANCH' first");
-    }
-    if (!has_tip) {
+    if (!is_born) {
         err = error_set(E_INVALID, "branch '%s' has no version yet", *out);
         return error_hint(err, "'vera branch' lists those that have");
     }
@@ -274,4 +281,29 @@ int store_reset(struct commit_id *previous, struct store *store, const struct co
         return err;
     *previous = from;
     return 0;
+}
+
+int store_fast_forward(
+    struct store *store, const struct commit_id *from, const struct commit_id *to, const char *what
+)
+{
+    AUTO_LOCK(lock);
+    AUTO_FREE(char, branch);
+    AUTO_GIT(git_commit, commit);
+    AUTO_BUF(ref);
+    AUTO_BUF(why);
+    const git_oid id = git_id(to);
+    bool is_born;
+    int err;
+
+    if ((err = lock_write(&lock, store)) < 0 || (err = head_find(&branch, &is_born, store)) < 0 ||
+        (err = commit_read(&commit, store, &id)) < 0 ||
+        (err = buf_printf(&ref, REF_HEADS "%s", branch)) < 0 ||
+        (err = buf_printf(&why, "%s: Fast-forward", what)) < 0)
+        return err;
+    struct ref_change change = {
+        .name = (const char *)ref.data, .has_old = from != NULL, .has_new = true, .new = id};
+    if (from)
+        change.old = git_id(from);
+    return refs_move(store, &change, 1, (const char *)why.data);
 }

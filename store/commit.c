@@ -81,6 +81,26 @@ static int target_find(struct target *target, struct store *store, const char *b
     return err;
 }
 
+/* What was computed from a tip is for that tip. */
+static int
+tip_confirm(struct store *store, const struct target *target, const struct commit_request *request)
+{
+    AUTO_GIT(git_commit, merged);
+    int err;
+
+    if (request->onto && (!target->exists || !commit_equal(request->onto, &target->parent))) {
+        err = error_set(
+            E_CONFLICT, "%s has moved meanwhile: nothing was changed",
+            target->ref + strlen(REF_HEADS)
+        );
+        return error_hint(err, "look at what is there now, and try again");
+    }
+    if (!request->merged)
+        return 0;
+    const git_oid id = git_id(request->merged);
+    return commit_read(&merged, store, &id);
+}
+
 /* E_EXISTS where the tip has this snapshot. A tip that cannot be read has not: its successor is
    what may mend it. */
 static int
@@ -148,7 +168,7 @@ static int commit_write(
     struct buf *text,
     struct objects *objects,
     struct store *store,
-    const struct target *target,
+    const struct commit_id *parents[2],
     const git_oid *tree
 )
 {
@@ -156,9 +176,10 @@ static int commit_write(
     char hex[COMMIT_HEX_SIZE];
 
     int err = buf_printf(&commit, "tree %s\n", git_oid_tostr_s(tree));
-    commit_hex(hex, &target->parent);
-    if (err == 0 && target->has_parent)
+    for (size_t i = 0; err == 0 && i < 2 && parents[i]; i++) {
+        commit_hex(hex, parents[i]);
         err = buf_printf(&commit, "parent %s\n", hex);
+    }
     if (err == 0)
         err = buf_append(&commit, text->data, text->len);
     return err < 0 ? err : object_write(out, objects, store, GIT_OBJECT_COMMIT, buf_bytes(&commit));
@@ -169,6 +190,7 @@ static int branch_move(
     struct store *store,
     const struct target *target,
     const git_oid *commit,
+    const char *action,
     struct buf *message
 )
 {
@@ -182,8 +204,8 @@ static int branch_move(
     if (target->exists)
         change.old = git_id(&target->parent);
     int err = buf_printf(
-        &line, "commit%s: %.*s", target->has_parent ? "" : " (initial)", (int)strcspn(text, "\n"),
-        text
+        &line, "%s%s: %.*s", action ? action : "commit", target->has_parent ? "" : " (initial)",
+        (int)strcspn(text, "\n"), text
     );
     return err < 0 ? err : refs_move_after(first, store, &change, 1, (const char *)line.data);
 }
@@ -194,6 +216,7 @@ static int commit_point(
     struct objects *objects,
     const struct target *target,
     const git_oid *commit,
+    const char *action,
     struct buf *message
 )
 {
@@ -203,7 +226,7 @@ static int commit_point(
                                             : objects_paths(&paths, objects, store);
     if (err < 0 || (err = interrupt_check()) < 0)
         return err;
-    return branch_move(buf_bytes(&paths), store, target, commit, message);
+    return branch_move(buf_bytes(&paths), store, target, commit, action, message);
 }
 
 static int version_write(
@@ -218,6 +241,7 @@ static int version_write(
     AUTO_BUF(text);
     AUTO_BUF(message);
     const struct commit_id *parent = target->has_parent ? &target->parent : NULL;
+    const struct commit_id *parents[2] = {parent, request->merged};
     git_oid tree, commit;
     int err;
 
@@ -233,8 +257,8 @@ static int version_write(
             err, "vera fsck --repair REMOTE fetches it; vera reset REV goes back to a whole version"
         );
     if ((err = snapshot_write(&tree, &result->frame, &objects, store, &loaded, parent)) < 0 ||
-        (err = commit_write(&commit, &text, &objects, store, target, &tree)) < 0 ||
-        (err = commit_point(store, &objects, target, &commit, &message)) < 0)
+        (err = commit_write(&commit, &text, &objects, store, parents, &tree)) < 0 ||
+        (err = commit_point(store, &objects, target, &commit, request->action, &message)) < 0)
         return err;
     index_add(store, &commit);
     result->commit = commit_id_of(&commit);
@@ -252,7 +276,8 @@ commit_locked(struct commit_result *out, struct store *store, const struct commi
     int err;
 
     if ((err = lock_write(&lock, store)) < 0 ||
-        (err = target_find(&target, store, request->branch)) < 0)
+        (err = target_find(&target, store, request->branch)) < 0 ||
+        (err = tip_confirm(store, &target, request)) < 0)
         return err;
     if (!(branch = bytes_dup(text_bytes(target.ref + strlen(REF_HEADS)))))
         return error_wrap(E_NOMEM, "commit");

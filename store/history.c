@@ -11,68 +11,8 @@
  */
 #include <stdlib.h>
 
-#include "store/ancestry.h"
+#include "store/heap.h"
 #include "store/refs.h"
-
-/* Commits by time, the newest on top; those of one second by arrival. */
-struct heap {
-    struct heap_item {
-        int64_t time;
-        size_t arrival, commit;
-    } * items;
-    size_t count, capacity, arrivals;
-};
-
-static void heap_release(struct heap *heap)
-{
-    free(heap->items);
-}
-
-#define AUTO_HEAP(name) __attribute__((cleanup(heap_release))) struct heap name = {0}
-
-static bool is_before(const struct heap_item *a, const struct heap_item *b)
-{
-    return a->time != b->time ? a->time > b->time : a->arrival < b->arrival;
-}
-
-static void items_swap(struct heap_item *a, struct heap_item *b)
-{
-    struct heap_item held = *a;
-
-    *a = *b;
-    *b = held;
-}
-
-static int heap_push(struct heap *heap, const struct ancestry *ancestry, size_t commit)
-{
-    int err = array_grow(&heap->items, &heap->capacity, heap->count + 1, sizeof(*heap->items));
-
-    if (err < 0)
-        return err;
-    size_t at = heap->count++;
-    heap->items[at] = (struct heap_item){ancestry->commits[commit].time, heap->arrivals++, commit};
-    for (; at > 0 && is_before(&heap->items[at], &heap->items[(at - 1) / 2]); at = (at - 1) / 2)
-        items_swap(&heap->items[at], &heap->items[(at - 1) / 2]);
-    return 0;
-}
-
-static size_t heap_pop(struct heap *heap)
-{
-    size_t top = heap->items[0].commit, at = 0;
-
-    heap->items[0] = heap->items[--heap->count];
-    for (;;) {
-        size_t best = at;
-        for (size_t child = 2 * at + 1; child <= 2 * at + 2 && child < heap->count; child++) {
-            if (is_before(&heap->items[child], &heap->items[best]))
-                best = child;
-        }
-        if (best == at)
-            return top;
-        items_swap(&heap->items[at], &heap->items[best]);
-        at = best;
-    }
-}
 
 struct collection {
     struct ancestry ancestry;

@@ -64,6 +64,10 @@ struct commit_request {
     const struct trailer *trailers;
     size_t trailer_count;
     bool allow_empty; /* commit a snapshot that the tip has already */
+    /* Of a merge, and of whatever else was computed from the tip. Both NULL for a plain commit. */
+    const struct commit_id *onto; /* the tip that it was computed from: E_CONFLICT where it moved */
+    const struct commit_id *merged; /* the second parent; needs `onto` */
+    const char *action;             /* the reflog's word for it, NULL: "commit" */
 };
 
 struct commit_result {
@@ -82,6 +86,36 @@ struct commit_result {
    branch, or a lock was not free in time. When it returns 0 the version survives a power cut. */
 MUST_CHECK int
 store_commit(struct commit_result *out, struct store *store, const struct commit_request *request);
+
+/*
+ * Merging: where two lines of history parted. Several commits may be the last ones that both have
+ * (after merges across): the newest one is `base`, of those of one second the one with the smallest
+ * id, so that exchanging the two gives the same.
+ */
+struct merge_base {
+    struct commit_id commit; /* where count > 0 */
+    size_t count;            /* how many there are; 0: the histories have nothing in common */
+};
+/* E_UNSUPPORTED, with a hint, in a shallow clone whose boundary hides the answer; E_CORRUPT. */
+MUST_CHECK int store_merge_base(
+    struct merge_base *out,
+    struct store *store,
+    const struct commit_id *a,
+    const struct commit_id *b
+);
+
+/* Move the current branch forward from its tip (`from`, NULL: it is unborn) to a version that has
+   it among its ancestors, as the caller knows. `what` is for the reflog: "merge side". E_CONFLICT
+   where the tip is elsewhere by now. */
+MUST_CHECK int store_fast_forward(
+    struct store *store, const struct commit_id *from, const struct commit_id *to, const char *what
+);
+
+/* The one parent of a commit, so that the change between the two is the commit's own. E_INVALID,
+   with a hint, for a merge, and for the first version of a history; E_UNSUPPORTED where this
+   shallow clone lacks the parent. */
+MUST_CHECK int
+store_parent(struct commit_id *out, struct store *store, const struct commit_id *commit);
 
 /* What a commit says of itself. */
 struct version {

@@ -123,12 +123,24 @@ static int check_all(void)
     return err;
 }
 
+static int find_base(void)
+{
+    struct merge_base base;
+    struct commit_id at[2];
+    int err;
+
+    if ((err = store_resolve(&at[0], store, "told")) < 0 ||
+        (err = store_resolve(&at[1], store, "HEAD")) < 0)
+        return err;
+    return store_merge_base(&base, store, &at[0], &at[1]);
+}
+
 static void test_every_allocation_that_fails_is_out_of_memory(void **state)
 {
     static int (*const operations[])(void) = {
         list_refs,        find_head,     walk_history,     resolve_steps,
         resolve_position, resolve_trash, resolve_snapshot, resolve_nothing,
-        measure,          list_bases,    check_all,
+        measure,          list_bases,    check_all,        find_base,
     };
 
     (void)state;
