@@ -9,8 +9,9 @@
 #include "apply/lapack.h"
 #include "format/interrupt.h"
 
-#define BLOCK_VALUES ((size_t)1 << 18) /* 2 MiB: what a core's own cache holds */
-#define LANES        8
+#define BLOCK_VALUES   ((size_t)1 << 18) /* 2 MiB: what a core's own cache holds */
+#define BLOCK_ROWS_MIN 4
+#define LANES          8
 
 /* The exponent that brings the largest of the values to between 1/2 and 1; 0 where all are 0. */
 static int exponent_of(const double *values, size_t count)
@@ -131,11 +132,13 @@ bool combination_block(double *x, const struct combination *combination, size_t 
     return any;
 }
 
-size_t block_rows(size_t columns)
+size_t block_rows(size_t rows, size_t columns)
 {
-    size_t rows = BLOCK_VALUES / columns;
+    size_t most = BLOCK_VALUES / columns;
 
-    return rows < 4 ? 4 : rows;
+    if (most < BLOCK_ROWS_MIN)
+        most = BLOCK_ROWS_MIN;
+    return rows < most ? rows : most;
 }
 
 int block_scratch_fit(struct block_scratch *scratch, size_t x_count, size_t y_count)
@@ -167,7 +170,7 @@ int combination_norm(
     struct block_scratch *scratch
 )
 {
-    size_t rank = combination->rank, step = block_rows(triangle->rank);
+    size_t rank = combination->rank, step = block_rows(combination->out, triangle->rank);
     double sum = 0;
     int err;
 

@@ -49,8 +49,8 @@ void combination_release(struct combination *combination);
 /* Rows [begin, begin + rows) of X, row by row: x [rows, rank]. False where they are all zero. */
 bool combination_block(double *x, const struct combination *combination, size_t begin, size_t rows);
 
-/* As many rows as a block of that many columns should have. */
-size_t block_rows(size_t columns);
+/* As many of `rows` rows as a block of that many columns should have. */
+size_t block_rows(size_t rows, size_t columns);
 
 /* Scratch of one thread, grown as needed: X and R X of a block. */
 struct block_scratch {

@@ -216,7 +216,7 @@ static int pair_finish(struct comparison *out, const struct pair *pair)
 static int pair_run(struct comparison *out, struct pair *pair, struct scratch *scratch)
 {
     const struct triangle *triangle = pair->triangle;
-    size_t step = block_rows(triangle->rank), rows = (size_t)pair->input->out;
+    size_t rows = (size_t)pair->input->out, step = block_rows(rows, triangle->rank);
     int err;
 
     if ((err = pair_init(pair)) < 0 || (err = scratch_fit(scratch, step * triangle->rank)) < 0)

@@ -86,11 +86,8 @@ static int check_vector(const double *values, uint64_t count, const char *module
     return 0;
 }
 
-int effect_check(const struct effect *effect, const char *name, uint64_t in, uint64_t out)
+int effect_check_size(const struct basis *basis, const char *name, uint64_t in, uint64_t out)
 {
-    const struct basis *basis = effect->basis;
-    int err;
-
     if (!basis)
         return 0;
     if (in == 0 || out == 0 || basis->rank == 0)
@@ -105,7 +102,16 @@ int effect_check(const struct effect *effect, const char *name, uint64_t in, uin
     if (basis->in > LIMIT_BASIS_VALUES / basis->rank ||
         basis->out > LIMIT_BASIS_VALUES / basis->rank)
         return error_set(E_LIMIT, "a basis of rank %" PRIu64 " is too large", basis->rank);
-    if ((err = check_vector(effect->d, basis->rank, name, "lambda_d")) < 0)
+    return 0;
+}
+
+int effect_check(const struct effect *effect, const char *name, uint64_t in, uint64_t out)
+{
+    int err = effect_check_size(effect->basis, name, in, out);
+
+    if (err < 0 || !effect->basis)
+        return err;
+    if ((err = check_vector(effect->d, effect->basis->rank, name, "lambda_d")) < 0)
         return err;
     return check_vector(effect->b, out, name, "lambda_b");
 }

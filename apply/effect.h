@@ -42,8 +42,12 @@ MUST_CHECK int
 effects_init(struct effects *out, const struct loaded_adapter *loaded, const struct basis *basis);
 void effects_release(struct effects *effects);
 
-/* E_INVALID, naming the module and the vector, where a value is not finite or the basis has fewer
-   columns or rows than the module, or more than LIMIT_BASIS_VALUES. */
+/* E_INVALID, naming the module, where the basis has fewer columns or rows than it; E_LIMIT for a
+   basis of more than LIMIT_BASIS_VALUES. No basis is no error. */
+MUST_CHECK int
+effect_check_size(const struct basis *basis, const char *name, uint64_t in, uint64_t out);
+
+/* The same, and E_INVALID, naming the vector, where a value of it is not finite. */
 MUST_CHECK int
 effect_check(const struct effect *effect, const char *name, uint64_t in, uint64_t out);
 

@@ -182,3 +182,27 @@ void triangle_apply(
     memcpy(y, x, rows * count * sizeof(*y));
     lapack_multiply_upper(y, rows, LAPACK_PLAIN, triangle->r, rows, rows, count);
 }
+
+void triangle_apply_transposed(
+    double *x, const struct triangle *triangle, const double *y, size_t count
+)
+{
+    size_t rows = triangle->rows, rank = triangle->rank;
+
+    assert(!triangle->second);
+    if (!triangle->upper) {
+        lapack_multiply(x, rank, LAPACK_TRANSPOSED, triangle->r, rows, y, rows, rank, count, rows);
+        return;
+    }
+    memcpy(x, y, rank * count * sizeof(*x));
+    lapack_multiply_upper(x, rank, LAPACK_TRANSPOSED, triangle->r, rows, rank, count);
+}
+
+void triangle_add_gram(double *gram, const struct triangle *triangle)
+{
+    assert(!triangle->second);
+    lapack_add_square(
+        gram, triangle->rank, LAPACK_TRANSPOSED, triangle->r, triangle->rows, triangle->rank,
+        triangle->rows
+    );
+}

@@ -60,4 +60,12 @@ void triangle_apply(
     double *y, const struct triangle *triangle, bool second, const double *x, size_t count
 );
 
+/* x = R^T y, for one basis: y [rows, count], x [rank, count], not the same memory. */
+void triangle_apply_transposed(
+    double *x, const struct triangle *triangle, const double *y, size_t count
+);
+
+/* R^T R = A A^T, for one basis: the upper triangle of [rank, rank], added to `gram`. */
+void triangle_add_gram(double *gram, const struct triangle *triangle);
+
 #endif
