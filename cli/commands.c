@@ -19,6 +19,7 @@ const struct command *const commands[] = {
     &command_stats,
     &command_fsck,
     &command_gc,
+    &command_prune,
     &command_reindex,
     &command_completion,
     &command_help,

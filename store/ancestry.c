@@ -45,6 +45,17 @@ int shallow_read(struct id_set *out, struct store *store)
     return err < 0 ? err : shallow_decode(out, buf_bytes(&text));
 }
 
+int shallow_refuse(struct store *store)
+{
+    AUTO_ID_SET(shallow);
+
+    int err = shallow_read(&shallow, store);
+    if (err < 0 || !shallow.count)
+        return err;
+    err = error_set(E_UNSUPPORTED, "%s: a shallow clone, whose history is elsewhere", store->path);
+    return error_hint(err, "git --git-dir=%s fetch --unshallow", store->path);
+}
+
 int ancestry_init(struct ancestry *out, struct store *store)
 {
     AUTO_ANCESTRY(ancestry);

@@ -46,4 +46,7 @@ MUST_CHECK int ancestry_reaches(
 /* The ids that .vera/shallow lists; none in a whole repository. */
 MUST_CHECK int shallow_read(struct id_set *out, struct store *store);
 
+/* E_UNSUPPORTED, with a hint, in a shallow clone. */
+MUST_CHECK int shallow_refuse(struct store *store);
+
 #endif

@@ -69,17 +69,6 @@ static void gc_release(struct gc *gc)
 
 /* What is not for us */
 
-static int shallow_refuse(struct store *store)
-{
-    AUTO_ID_SET(shallow);
-
-    int err = shallow_read(&shallow, store);
-    if (err < 0 || !shallow.count)
-        return err;
-    err = error_set(E_UNSUPPORTED, "%s: a shallow clone, whose history is elsewhere", store->path);
-    return error_hint(err, "git --git-dir=%s fetch --unshallow", store->path);
-}
-
 /* Each has a HEAD and an index of its own, which reach objects. */
 static int worktrees_refuse(struct store *store)
 {

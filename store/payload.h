@@ -57,14 +57,15 @@ vectors_summary(struct frame_summary *out, struct store *store, const git_oid *v
 
 /* vectors_write.c: the vectors/ of a new version. Where a version anywhere in the repository has
    this payload in this layout, its tree; else new frames, differences from those of `parent` (or
-   NULL) where that pays. */
+   NULL) where that pays. `parent_only`: no other version's tree is taken. */
 MUST_CHECK int vectors_write(
     git_oid *out,
     struct frame_summary *frame,
     struct objects *objects,
     struct store *store,
     const struct loaded_adapter *loaded,
-    const struct commit_id *parent
+    const struct commit_id *parent,
+    bool parent_only
 );
 
 /* "frame", "frame.1", ... */

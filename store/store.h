@@ -316,6 +316,42 @@ struct gc_result {
 MUST_CHECK int
 store_gc(struct gc_result *out, struct store *store, const struct gc_request *request);
 
+/* Thin one branch. What is thinned are its own versions, in a row, from the tip back to the first
+   one that another branch, a tag or a detached HEAD reaches. Kept are the tip and what any rule
+   keeps; the others leave the history. From the first gap on the kept ones become new commits: the
+   same snapshots, authors, dates and messages, with frames that are differences from each other.
+   The old tip goes to the trash; nothing else changes.
+
+   Needs no gc, and frees nothing before one: what was dropped is kept as all trash is. E_NOTFOUND
+   (no such branch; no version with that metric), E_INVALID (no rules), E_UNSUPPORTED where a merge
+   is among its own versions or in a shallow clone, E_CONFLICT where the branch moved meanwhile:
+   then nothing has changed. */
+struct prune_rule {
+    enum { PRUNE_LAST, PRUNE_EVERY, PRUNE_BEST } kind;
+    uint64_t count; /* the newest so many; the first one, and each so many after it */
+    const char
+        *metric; /* PRUNE_BEST: the version whose value is the highest, the newest of those */
+    bool lowest; /* the lowest */
+};
+struct prune_request {
+    const char *branch;
+    const struct prune_rule *rules;
+    size_t rule_count;
+    bool dry_run; /* write nothing: every version is as it was */
+    struct progress *progress;
+};
+struct prune_result {
+    struct prune_version {
+        struct commit_id was, is; /* equal where it did not change; `is` is meant for kept ones */
+        bool kept;
+    } * versions; /* the branch's own, newest first */
+    size_t count;
+    struct commit_id previous, tip; /* of the branch */
+};
+MUST_CHECK int
+store_prune(struct prune_result *out, struct store *store, const struct prune_request *request);
+void prune_result_release(struct prune_result *result);
+
 /* Read and re-hash everything that any ref (trash and reflog included) reaches. */
 struct fsck_bad {
     char *object;               /* 40 hex, or a ref's name */

@@ -142,7 +142,9 @@ static int vectors_add(
 {
     struct tree_entry entry = {.name = "vectors", .is_tree = true};
 
-    int err = vectors_write(&entry.id, frame, writing->objects, writing->store, loaded, parent);
+    int err = vectors_write(
+        &entry.id, frame, writing->objects, writing->store, loaded, parent, false
+    );
     if (err == 0)
         writing->root[writing->count++] = entry;
     return err;

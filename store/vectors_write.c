@@ -25,6 +25,7 @@ struct vectors {
     struct objects *objects;
     const struct loaded_adapter *loaded;
     git_oid layout;
+    bool parent_only;
 };
 
 static struct bytes payload_of(const struct vectors *vectors)
@@ -101,7 +102,7 @@ static int equal_find(
         *out = *parent_tree;
         err = tree_try(found, frame, vectors, out);
     }
-    if (err < 0 || *found)
+    if (err < 0 || *found || vectors->parent_only)
         return err;
     const struct digest *payload = &vectors->loaded->recipe.payload;
     index_find_payload(&equal, out, vectors->store, payload, &vectors->layout);
@@ -272,11 +273,13 @@ int vectors_write(
     struct objects *objects,
     struct store *store,
     const struct loaded_adapter *loaded,
-    const struct commit_id *parent
+    const struct commit_id *parent,
+    bool parent_only
 )
 {
     const struct buf *layout = &loaded->snapshot->layout;
-    struct vectors vectors = {.store = store, .objects = objects, .loaded = loaded};
+    struct vectors vectors = {
+        .store = store, .objects = objects, .loaded = loaded, .parent_only = parent_only};
     struct frame_summary written = {0};
     bool has_parent = false, found = false;
     git_oid parent_tree;

@@ -31,6 +31,7 @@ COMMANDS = {
     "reindex": ("", ""),
     "fsck": ("", ""),
     "gc": ("", "--dry-run --expire"),
+    "prune": ("BRANCH [RULE...]", "--keep --dry-run"),
     "help": ("[COMMAND]", ""),
     "completion": ("bash|zsh|fish", ""),
 }
