@@ -320,6 +320,15 @@ static pid_t child_begin(void (*work)(int), int argument)
     return child;
 }
 
+static void child_end(pid_t child)
+{
+    int status = 0;
+
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 0);
+}
+
 static void other_work(int which)
 {
     if (which == 0)
@@ -328,22 +337,9 @@ static void other_work(int which)
         read_versions();
 }
 
-static void test_writers_readers_and_gcs_are_not_in_each_other_s_way(void **state)
+/* What they wrote is all there. */
+static void remember_writers(void)
 {
-    pid_t children[WRITERS + 4];
-    size_t count = 0;
-
-    (void)state;
-    for (int i = 0; i < WRITERS; i++)
-        children[count++] = child_begin(write_versions, i);
-    for (int i = 0; i < 4; i++)
-        children[count++] = child_begin(other_work, i / 2);
-    for (size_t i = 0; i < count; i++) {
-        int status = 0;
-        assert_int_equal(waitpid(children[i], &status, 0), children[i]);
-        assert_true(WIFEXITED(status));
-        assert_int_equal(WEXITSTATUS(status), 0);
-    }
     for (int i = 0; i < WRITERS; i++) {
         AUTO_HISTORY(history);
         char ref[32];
@@ -356,6 +352,119 @@ static void test_writers_readers_and_gcs_are_not_in_each_other_s_way(void **stat
         for (size_t k = 0; k < VERSIONS; k++)
             remember(&history.commits[k]);
     }
+}
+
+static void test_writers_readers_and_gcs_are_not_in_each_other_s_way(void **state)
+{
+    pid_t children[WRITERS + 4];
+    size_t count = 0;
+
+    (void)state;
+    for (int i = 0; i < WRITERS; i++)
+        children[count++] = child_begin(write_versions, i);
+    for (int i = 0; i < 4; i++)
+        children[count++] = child_begin(other_work, i / 2);
+    for (size_t i = 0; i < count; i++)
+        child_end(children[i]);
+    remember_writers();
+    gc_expire(true, 0);
+    assert_all_restore();
+    assert_sound();
+}
+
+/* Killed beside others */
+
+enum { GC, PRUNE, FSCK, KINDS };
+
+static void killable_work(int kind)
+{
+    const struct prune_rule rule = {.kind = PRUNE_LAST, .count = 1};
+    struct prune_request prune = {.branch = "thin", .rules = &rule, .rule_count = 1};
+    struct prune_result pruned = {0};
+    struct gc_request gc_now = {.has_expire = true};
+    struct gc_result collected;
+    struct fsck_report report = {0};
+
+    if (kind == GC)
+        CHECK_HERE(store_gc(&collected, store, &gc_now) == 0);
+    else if (kind == PRUNE)
+        CHECK_HERE(store_prune(&pruned, store, &prune) == 0);
+    else
+        CHECK_HERE(store_fsck(&report, store, NULL) == 0 && report.bad_count == 0);
+    prune_result_release(&pruned);
+    fsck_report_release(&report);
+}
+
+/* Ends it after so many nanoseconds, or when another child ends, unless it is done by then. */
+static bool kill_after(pid_t child, long nanoseconds)
+{
+    const struct timespec limit = {.tv_nsec = nanoseconds}, at_once = {0};
+    sigset_t set;
+    int status = 0;
+
+    sigemptyset(&set);
+    sigaddset(&set, SIGCHLD);
+    while (sigtimedwait(&set, NULL, &at_once) > 0)
+        ; /* those that ended before */
+    (void)sigtimedwait(&set, NULL, &limit);
+    kill(child, SIGKILL);
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFSIGNALED(status) || WEXITSTATUS(status) == 0);
+    return WIFSIGNALED(status);
+}
+
+/* The last of three is what a prune leaves; the old three are in the trash then. */
+static void thin_make(unsigned round)
+{
+    for (int i = 0; i < 3; i++) {
+        char adapter[32], note[32];
+        snprintf(adapter, sizeof(adapter), "llama/step-%03d", 70 + 10 * i);
+        snprintf(note, sizeof(note), "thin %u %d", round, i);
+        version_add("thin", adapter, note);
+    }
+}
+
+static long nanoseconds_of(int kind)
+{
+    struct timespec begin, end;
+
+    clock_gettime(CLOCK_MONOTONIC, &begin);
+    child_end(child_begin(killable_work, kind));
+    clock_gettime(CLOCK_MONOTONIC, &end);
+    long taken = (end.tv_sec - begin.tv_sec) * 1000000000L + end.tv_nsec - begin.tv_nsec;
+    return taken < 999999999L ? taken : 999999999L;
+}
+
+static void test_gc_prune_and_fsck_killed_beside_commits_lose_nothing(void **state)
+{
+    unsigned seed = (unsigned)time(NULL), killed[KINDS] = {0};
+    long taken[KINDS];
+    pid_t writers[WRITERS];
+    sigset_t set, before;
+
+    (void)state;
+    print_message("random from %u\n", seed);
+    sigemptyset(&set);
+    sigaddset(&set, SIGCHLD);
+    sigprocmask(SIG_BLOCK, &set, &before);
+    thin_make(0);
+    for (int kind = 0; kind < KINDS; kind++)
+        taken[kind] = nanoseconds_of(kind);
+    for (int i = 0; i < WRITERS; i++)
+        writers[i] = child_begin(write_versions, i);
+    for (unsigned round = 1; round < 8; round++) {
+        thin_make(round);
+        for (int kind = 0; kind < KINDS; kind++)
+            killed[kind] += kill_after(
+                child_begin(killable_work, kind), rand_r(&seed) % taken[kind]
+            );
+        assert_all_restore();
+    }
+    for (int i = 0; i < WRITERS; i++)
+        child_end(writers[i]);
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    assert_true(killed[GC] && killed[PRUNE] && killed[FSCK]);
+    remember_writers();
     gc_expire(true, 0);
     assert_all_restore();
     assert_sound();
@@ -434,6 +543,7 @@ int main(void)
         CRASH_TEST(test_a_full_disk_loses_nothing),
         CRASH_TEST(test_what_replaces_an_object_is_durable_before_it_goes),
         CRASH_TEST(test_writers_readers_and_gcs_are_not_in_each_other_s_way),
+        CRASH_TEST(test_gc_prune_and_fsck_killed_beside_commits_lose_nothing),
         CRASH_TEST(test_a_writer_that_does_not_end_is_named),
         CRASH_TEST(test_who_waits_to_drop_is_not_passed),
     };
