@@ -556,28 +556,81 @@ static void tensor_write(struct json_writer *writer, const struct tensor *tensor
     json_write_object_end(writer);
 }
 
-static int text_write(struct buf *out, const struct tensor *tensors, size_t count)
+static void format_write(struct json_writer *writer)
+{
+    json_write_key(writer, METADATA);
+    json_write_object_begin(writer);
+    json_write_key(writer, "format");
+    json_write_text(writer, "pt");
+    json_write_object_end(writer);
+}
+
+/* Copy an object of texts; the parser stands before it. */
+static int texts_copy(struct json_writer *writer, struct json *json)
+{
+    enum json_event event;
+    int err = json_next(&event, json);
+
+    if (err < 0 || event != JSON_OBJECT_BEGIN) /* null: none */
+        return err;
+    json_write_key(writer, METADATA);
+    json_write_object_begin(writer);
+    while ((err = json_next(&event, json)) == 0 && event == JSON_KEY) {
+        json_write_key_bytes(writer, json->text);
+        if ((err = json_expect(json, JSON_STRING)) < 0)
+            return err;
+        json_write_bytes(writer, json->text);
+    }
+    json_write_object_end(writer);
+    return err;
+}
+
+static int metadata_copy(struct json_writer *writer, struct bytes header)
+{
+    AUTO_JSON(json);
+    enum json_event event;
+
+    json_init(&json, (struct bytes){header.data + PREFIX_BYTES, header.len - PREFIX_BYTES});
+    int err = json_expect(&json, JSON_OBJECT_BEGIN);
+    while (err == 0 && (err = json_next(&event, &json)) == 0 && event == JSON_KEY) {
+        if (json_text_is(&json, METADATA))
+            return texts_copy(writer, &json);
+        err = json_skip_value(&json);
+    }
+    return err;
+}
+
+/* `like`: empty, or the header whose metadata is copied. */
+static int
+text_write(struct buf *out, struct bytes like, const struct tensor *tensors, size_t count)
 {
     struct json_writer writer;
+    int err = 0;
 
     json_write_init(&writer, out);
     json_write_object_begin(&writer);
-    json_write_key(&writer, METADATA);
-    json_write_object_begin(&writer);
-    json_write_key(&writer, "format");
-    json_write_text(&writer, "pt");
-    json_write_object_end(&writer);
-    for (size_t i = 0; i < count; i++)
+    if (like.len)
+        err = metadata_copy(&writer, like);
+    else
+        format_write(&writer);
+    for (size_t i = 0; err == 0 && i < count; i++)
         tensor_write(&writer, &tensors[i]);
     json_write_object_end(&writer);
-    return json_write_end(&writer);
+    return err < 0 ? err : json_write_end(&writer);
 }
 
 int safetensors_encode(struct buf *out, const struct tensor *tensors, size_t count)
 {
+    return safetensors_encode_like(out, (struct bytes){0}, tensors, count);
+}
+
+int safetensors_encode_like(
+    struct buf *out, struct bytes header, const struct tensor *tensors, size_t count
+)
+{
     AUTO_BUF(text);
     uint8_t prefix[PREFIX_BYTES];
-    int err = text_write(&text, tensors, count);
+    int err = text_write(&text, header, tensors, count);
 
     while (err == 0 && text.len % 8)
         err = buf_append_byte(&text, ' ');

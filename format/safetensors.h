@@ -61,4 +61,10 @@ uint64_t tensor_bytes(const struct tensor *tensor);
    bytes. */
 MUST_CHECK int safetensors_encode(struct buf *out, const struct tensor *tensors, size_t count);
 
+/* The same with the metadata of another header (its first 8 + N bytes, which were decoded), none
+   where that has none. */
+MUST_CHECK int safetensors_encode_like(
+    struct buf *out, struct bytes header, const struct tensor *tensors, size_t count
+);
+
 #endif
