@@ -95,9 +95,9 @@ extern const struct command *const commands[];
 
 /* Each is defined in its cli/cmd_<name>.c and is a row of cli/commands.c. */
 extern const struct command command_apply, command_basis, command_branch, command_commit,
-    command_completion, command_export, command_fsck, command_gc, command_help, command_init,
-    command_log, command_prune, command_query, command_reindex, command_reset, command_show,
-    command_stats, command_switch, command_tag, command_verify;
+    command_completion, command_diff, command_export, command_fsck, command_gc, command_help,
+    command_init, command_log, command_prune, command_query, command_reindex, command_reset,
+    command_show, command_stats, command_switch, command_tag, command_verify;
 
 /* An error in how the command was called: exit status 2, "INVALID" in JSON, and a hint to the
    command's --help where no other was given. Returns CLI_USAGE, which passes up like any code. */
@@ -120,6 +120,9 @@ void cli_json_digest(
     struct json_writer *writer, const char *key, const struct digest *digest, bool is_snapshot
 );
 void cli_json_commit(struct json_writer *writer, const char *key, const struct commit_id *id);
+
+/* Columns of the terminal that stdout is, 80 where it is none. */
+size_t cli_width(void);
 
 /* "1.2 MB", "980 B" in a static buffer that is good for four calls. */
 const char *cli_size(uint64_t bytes);

@@ -8,6 +8,7 @@ const struct command *const commands[] = {
     &command_show,
     &command_log,
     &command_query,
+    &command_diff,
     &command_export,
     &command_apply,
     &command_verify,

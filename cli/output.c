@@ -6,8 +6,13 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
 
 #include "cli/progress.h"
+
+#define WIDTH_DEFAULT 80
+#define WIDTH_MIN     25
 
 /* How many bytes the text begins with that are one character fit to be shown; 0: the first is not.
  */
@@ -68,6 +73,15 @@ void cli_say(struct cli *cli, const char *fmt, ...)
     va_start(ap, fmt);
     print_line(cli->human, fmt, ap);
     va_end(ap);
+}
+
+size_t cli_width(void)
+{
+    struct winsize size;
+
+    if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col >= WIDTH_MIN)
+        return size.ws_col;
+    return WIDTH_DEFAULT;
 }
 
 void cli_note(const char *fmt, ...)

@@ -3,13 +3,10 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
-#include <unistd.h>
 
-#define WIDTH_DEFAULT 80
-#define CELL_MAX      24 /* but for the last column */
-#define LAST_MIN      12
-#define GAP           2
+#define CELL_MAX 24 /* but for the last column */
+#define LAST_MIN 12
+#define GAP      2
 
 int table_init(struct table *out, size_t columns, size_t rows)
 {
@@ -83,15 +80,6 @@ int table_set(struct table *table, size_t row, size_t column, struct bytes text)
     return 0;
 }
 
-static size_t terminal_width(void)
-{
-    struct winsize size;
-
-    if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 2 * LAST_MIN)
-        return size.ws_col;
-    return WIDTH_DEFAULT;
-}
-
 /* How many columns, but for the last one, are shown; *left: the width of the last. */
 static size_t columns_choose(size_t *left, struct table *table, size_t width)
 {
@@ -159,7 +147,7 @@ static int line_say(
 
 int table_say(struct cli *cli, struct table *table, size_t width)
 {
-    size_t left, shown = columns_choose(&left, table, width ? width : terminal_width());
+    size_t left, shown = columns_choose(&left, table, width ? width : cli_width());
     int err = line_say(cli, table, 0, true, shown, left);
 
     for (size_t row = 0; err == 0 && row < table->row_count; row++)

@@ -129,6 +129,25 @@ void *array_new(size_t count, size_t size)
     return array;
 }
 
+int array_grow(void *array, size_t *capacity, size_t count, size_t size)
+{
+    size_t wanted, bytes;
+    void *old, *grown;
+
+    if (count <= *capacity)
+        return 0;
+    memcpy(&old, array, sizeof(old));
+    wanted = count < 16 ? 16 : count;
+    if (__builtin_mul_overflow(wanted, 2, &wanted) || __builtin_mul_overflow(wanted, size, &bytes))
+        return error_set(E_NOMEM, "%zu elements of %zu bytes are larger than memory", count, size);
+    if (!(grown = realloc(old, bytes)))
+        return error_set(E_NOMEM, "out of memory for %zu elements of %zu bytes", wanted, size);
+    memset((char *)grown + *capacity * size, 0, bytes - *capacity * size);
+    memcpy(array, &grown, sizeof(grown));
+    *capacity = wanted;
+    return 0;
+}
+
 void auto_free(void *pointer_to_pointer)
 {
     free(*(void **)pointer_to_pointer);

@@ -56,6 +56,10 @@ char *bytes_dup(struct bytes bytes);
    large (the error is set). Never NULL for count 0. */
 void *array_new(size_t count, size_t size);
 
+/* Make room for `count` elements of an array that grows; new ones are zero. `array` points to the
+   pointer. E_NOMEM. */
+MUST_CHECK int array_grow(void *array, size_t *capacity, size_t count, size_t size);
+
 void auto_free(void *pointer_to_pointer);
 
 #endif

@@ -107,6 +107,8 @@ void json_write_int(struct json_writer *writer, struct json_int value);
 void json_write_double(struct json_writer *writer, double value);
 void json_write_bool(struct json_writer *writer, bool value);
 void json_write_null(struct json_writer *writer);
+/* A value that is JSON already, as it is. */
+void json_write_raw(struct json_writer *writer, struct bytes json);
 MUST_CHECK int json_write_end(struct json_writer *writer);
 
 /* Length of the well-formed UTF-8 character (no surrogate, no overlong form) that the text begins

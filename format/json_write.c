@@ -178,6 +178,12 @@ void json_write_null(struct json_writer *writer)
     write_literal(writer, "null");
 }
 
+void json_write_raw(struct json_writer *writer, struct bytes json)
+{
+    separate(writer);
+    append(writer, (const char *)json.data, json.len);
+}
+
 int json_write_end(struct json_writer *writer)
 {
     assert(writer->depth == 0);

@@ -78,7 +78,7 @@ static int malformed(const struct reader *reader, const char *why)
 }
 
 /* Room for one more element of an array that holds at most `max`. */
-static int array_grow(void **array, size_t *cap, size_t count, size_t max, size_t size)
+static int capped_grow(void **array, size_t *cap, size_t count, size_t max, size_t size)
 {
     if (count < *cap)
         return 0;
@@ -179,7 +179,7 @@ static int shape_read(struct tensor *tensor, struct reader *reader)
         uint64_t size = 0;
         void *shapes = reader->table->shapes;
         if ((err = number_read(&size, reader, event)) < 0 ||
-            (err = array_grow(
+            (err = capped_grow(
                  &shapes, &reader->shape_cap, reader->shape_count, reader->shapes_max, sizeof(size)
              )) < 0)
             return err;
@@ -289,7 +289,7 @@ static int tensor_read(struct reader *reader)
 
     if (table->count >= LIMIT_TENSORS)
         return error_set(E_LIMIT, "more than %" PRIu64 " tensors", LIMIT_TENSORS);
-    err = array_grow(
+    err = capped_grow(
         &tensors, &reader->tensor_cap, table->count, reader->tensors_max, sizeof(struct tensor)
     );
     if (err < 0)

@@ -10,25 +10,6 @@ void id_set_release(struct id_set *set)
     *set = (struct id_set){0};
 }
 
-int array_grow(void *array, size_t *capacity, size_t count, size_t size)
-{
-    size_t wanted, bytes;
-    void *old, *grown;
-
-    if (count <= *capacity)
-        return 0;
-    memcpy(&old, array, sizeof(old));
-    wanted = count < 16 ? 16 : count;
-    if (__builtin_mul_overflow(wanted, 2, &wanted) || __builtin_mul_overflow(wanted, size, &bytes))
-        return error_set(E_NOMEM, "%zu elements of %zu bytes are larger than memory", count, size);
-    if (!(grown = realloc(old, bytes)))
-        return error_set(E_NOMEM, "out of memory for %zu elements of %zu bytes", wanted, size);
-    memset((char *)grown + *capacity * size, 0, bytes - *capacity * size);
-    memcpy(array, &grown, sizeof(grown));
-    *capacity = wanted;
-    return 0;
-}
-
 /* Where the id is, or the free slot where it belongs. An id is a hash already. */
 static size_t slot_of(const struct id_set *set, const git_oid *id)
 {

@@ -21,7 +21,4 @@ void id_set_release(struct id_set *set);
 MUST_CHECK int id_set_add(size_t *out_index, bool *added, struct id_set *set, const git_oid *id);
 bool id_set_find(size_t *out_index, const struct id_set *set, const git_oid *id);
 
-/* Make room for `count` elements in an array that grows beside a set; new ones are zero. */
-MUST_CHECK int array_grow(void *array, size_t *capacity, size_t count, size_t size);
-
 #endif
