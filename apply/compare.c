@@ -300,8 +300,7 @@ int compare_effects(
     AUTO_COMPARISONS(made);
     int err;
 
-    if (threads == 0)
-        threads = crew_size(count);
+    threads = lapack_crew(count, threads);
     made.count = count;
     if (!(made.modules = array_new(count, sizeof(*made.modules))))
         return error_set(E_NOMEM, "out of memory for %zu modules", count);

@@ -9,6 +9,10 @@
 #include <string.h>
 
 #include "format/buf.h"
+#include "format/crew.h"
+
+/* Half of what Debian builds OpenBLAS for: each that calls it takes memory of a fixed list. */
+#define THREADS_MAX 64
 
 /* Fortran passes everything by reference, and the lengths of texts (here 1) at the end. */
 typedef void gemm_fn(
@@ -262,6 +266,13 @@ void lapack_apply(
     const char trans = letter(form);
 
     lapack.gemv(&trans, &m, &n, &one, a, &lda, x, &step, &zero, y, &step, 1);
+}
+
+unsigned lapack_crew(size_t pieces, unsigned threads)
+{
+    unsigned wanted = threads ? threads : crew_size(pieces);
+
+    return wanted < THREADS_MAX ? wanted : THREADS_MAX;
 }
 
 int doubles_new(double **out, size_t rows, size_t columns)

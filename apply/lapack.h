@@ -23,6 +23,10 @@ enum lapack_form { LAPACK_PLAIN = 'N', LAPACK_TRANSPOSED = 'T' };
 /* E_UNSUPPORTED with a hint where the system has neither; may be called from any thread. */
 MUST_CHECK int lapack_load(void);
 
+/* How many threads to work with on so many pieces: `threads`, or for 0 as many as suit; no more
+   than OpenBLAS keeps memory for. */
+unsigned lapack_crew(size_t pieces, unsigned threads);
+
 /* Zeroed [rows, columns], owned by the caller (free). E_NOMEM. */
 MUST_CHECK int doubles_new(double **out, size_t rows, size_t columns);
 

@@ -542,7 +542,7 @@ static int totals_set(struct merge *merge)
 
 static int job_run(struct job *job, struct spectra *spectra)
 {
-    unsigned threads = job->options->threads ? job->options->threads : crew_size(job->count);
+    unsigned threads = lapack_crew(job->count, job->options->threads);
     int err;
 
     if (!(job->results = array_new(job->count, sizeof(*job->results))))

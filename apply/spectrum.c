@@ -177,7 +177,7 @@ int spectra_make(
     if (!(made.modules = array_new(count, sizeof(*made.modules))))
         return error_set(E_NOMEM, "out of memory for %zu modules", count);
     struct job job = {.modules = modules, .results = made.modules};
-    int err = job_run(&job, count, threads ? threads : crew_size(count));
+    int err = job_run(&job, count, lapack_crew(count, threads));
     triangles_release(&job.triangles);
     if (err < 0)
         return err;

@@ -309,6 +309,80 @@ static uint64_t hash_of_conversions(const struct half *half)
     return hash;
 }
 
+/* Values from which float32 would be rounded the other way than from the double. */
+static void doubles_are_rounded_once(void **state)
+{
+    static const struct {
+        double value;
+        uint32_t f32;
+        uint16_t bf16, f16;
+    } cases[] = {
+        {1, 0x3f800000, 0x3f80, 0x3c00},
+        {-1.5, 0xbfc00000, 0xbfc0, 0xbe00},
+        {0x1.01p0, 0x3f808000, 0x3f80, 0x3c04},            /* a tie of bf16, to even */
+        {0x1.0100000000001p0, 0x3f808000, 0x3f81, 0x3c04}, /* above it, and float32 is on it */
+        {0x1.00fffffffffffp0, 0x3f808000, 0x3f80, 0x3c04}, /* below it */
+        {0x1.002p0, 0x3f801000, 0x3f80, 0x3c00},           /* a tie of fp16 */
+        {0x1.0020000000001p0, 0x3f801000, 0x3f80, 0x3c01},
+        {-0x1.0020000000001p0, 0xbf801000, 0xbf80, 0xbc01},
+        {0x1.0000010000001p0, 0x3f800001, 0x3f80, 0x3c00}, /* above a tie of float32 */
+        {1e-320, 0, 0, 0},
+        {-1e-320, 0x80000000, 0x8000, 0x8000},
+        {0x1.8p-150, 0x00000001, 0, 0},
+        {0x1.0000000000001p-25, 0x33000000, 0x3300, 0x0001}, /* above half of fp16's smallest */
+        {0x1p-25, 0x33000000, 0x3300, 0},
+        {1e39, 0x7f800000, 0x7f80, 0x7c00},
+        {-1e300, 0xff800000, 0xff80, 0xfc00},
+        {65519.999999999, 0x477ff000, 0x4780, 0x7bff}, /* float32 has 65520, which is infinite */
+        {INFINITY, 0x7f800000, 0x7f80, 0x7c00},
+        {NAN, 0x7fc00000, 0x7fc0, 0x7e00},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        uint32_t f32;
+        uint16_t bf16, f16;
+        double f64;
+        dtype_narrow_double((uint8_t *)&f32, &cases[i].value, 1, DTYPE_F32);
+        dtype_narrow_double((uint8_t *)&bf16, &cases[i].value, 1, DTYPE_BF16);
+        dtype_narrow_double((uint8_t *)&f16, &cases[i].value, 1, DTYPE_F16);
+        dtype_narrow_double((uint8_t *)&f64, &cases[i].value, 1, DTYPE_F64);
+        if (f32 != cases[i].f32 || bf16 != cases[i].bf16 || f16 != cases[i].f16)
+            fail_msg("%a is 0x%08x, 0x%04x, 0x%04x", cases[i].value, f32, bf16, f16);
+        assert_memory_equal(&f64, &cases[i].value, sizeof(f64));
+    }
+}
+
+/* Every double that is a 16-bit value, or just beside the middle of two of them. */
+static void doubles_round_to_the_nearest_pattern(void **state)
+{
+    (void)state;
+    for (size_t h = 0; h < COUNT_OF(halves); h++) {
+        const struct half *half = &halves[h];
+        for (int bits = 0; bits < half->infinity; bits++) {
+            double middle = (half->values[bits] + half->values[bits + 1]) / 2;
+            const struct {
+                double value;
+                int pattern;
+            } cases[] = {
+                {half->values[bits], bits},
+                {nextafter(middle, 0), bits},
+                {middle, bits % 2 ? bits + 1 : bits},
+                {nextafter(middle, INFINITY), bits + 1},
+            };
+            for (size_t i = 0; i < COUNT_OF(cases); i++) {
+                uint16_t found;
+                double value = -cases[i].value, back;
+                dtype_narrow_double((uint8_t *)&found, &value, 1, half->dtype);
+                if (found != (cases[i].pattern | 0x8000))
+                    fail_msg("%s of %a is 0x%04x", dtype_name(half->dtype), value, found);
+                dtype_widen_double(&back, (uint8_t *)&found, 1, half->dtype);
+                assert_true(back == -half->values[cases[i].pattern] || isinf(back));
+            }
+        }
+    }
+}
+
 static void rounding_mode_and_flush_switches_change_nothing(void **state)
 {
     (void)state;
@@ -343,6 +417,8 @@ int main(void)
         cmocka_unit_test(rounds_to_nearest_even_over_a_sweep_of_all_floats),
         cmocka_unit_test(arrays_convert_as_single_values_do),
         cmocka_unit_test(float32_is_copied_bit_for_bit),
+        cmocka_unit_test(doubles_are_rounded_once),
+        cmocka_unit_test(doubles_round_to_the_nearest_pattern),
         cmocka_unit_test(rounding_mode_and_flush_switches_change_nothing),
     };
     return cmocka_run_group_tests(tests, setup, NULL);

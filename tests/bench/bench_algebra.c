@@ -10,6 +10,8 @@
 #include <time.h>
 
 #include "apply/compare.h"
+#include "apply/merge.h"
+#include "apply/spectrum.h"
 
 struct shape {
     uint64_t in, out, count;
@@ -21,6 +23,7 @@ struct bench {
     struct shape shapes[2];
     struct basis basis;
     struct effect_pair *pairs;
+    struct merge_module *modules;
     size_t count;
 };
 
@@ -63,6 +66,25 @@ static double *random_vector(uint64_t count)
     return values;
 }
 
+/* A version's vectors, `step` away from others of the same seed. */
+static struct merge_side random_side(uint64_t rank, uint64_t out, unsigned seed, float step)
+{
+    float *values = memory((size_t)(rank + out), sizeof(*values));
+
+    srand(seed);
+    for (uint64_t i = 0; i < rank + out; i++)
+        values[i] = random_float();
+    srand((unsigned)(1000 * step));
+    for (uint64_t i = 0; i < rank + out && step > 0; i++)
+        values[i] += step * random_float();
+    return (struct merge_side){
+        .d = {(const uint8_t *)values, (size_t)rank * sizeof(*values)},
+        .b = {(const uint8_t *)(values + rank), (size_t)out * sizeof(*values)},
+        .dtype_d = DTYPE_F32,
+        .dtype_b = DTYPE_F32,
+    };
+}
+
 static void bench_fill(struct bench *bench)
 {
     uint64_t in = 0, out = 0;
@@ -80,6 +102,7 @@ static void bench_fill(struct bench *bench)
     for (uint64_t i = 0; i < bench->rank * out; i++)
         bench->basis.b[i] = random_float();
     bench->pairs = memory(bench->count, sizeof(*bench->pairs));
+    bench->modules = memory(bench->count, sizeof(*bench->modules));
     for (size_t i = 0; i < bench->count; i++) {
         const struct shape *shape = &bench->shapes[i >= bench->shapes[0].count];
         bench->pairs[i] = (struct effect_pair){
@@ -89,36 +112,74 @@ static void bench_fill(struct bench *bench)
             .a = {&bench->basis, random_vector(bench->rank), random_vector(shape->out)},
             .b = {&bench->basis, random_vector(bench->rank), random_vector(shape->out)},
         };
+        bench->modules[i] = (struct merge_module){
+            .name = "module",
+            .in = shape->in,
+            .out = shape->out,
+            .base = random_side(bench->rank, shape->out, (unsigned)i, 0),
+            .ours = random_side(bench->rank, shape->out, (unsigned)i, 0.3f),
+            .theirs = random_side(bench->rank, shape->out, (unsigned)i, 0.4f),
+        };
     }
 }
 
-static void bench_compare(const struct bench *bench, unsigned threads)
+static void run_compare(const struct bench *bench, unsigned threads)
+{
+    AUTO_COMPARISONS(found);
+
+    check(compare_effects(&found, bench->pairs, bench->count, threads));
+}
+
+static void run_spectrum(const struct bench *bench, unsigned threads)
+{
+    AUTO_SPECTRA(found);
+
+    check(spectra_make(&found, bench->pairs, bench->count, threads));
+}
+
+static void run_merge(const struct bench *bench, unsigned threads)
+{
+    const struct merge_options options = {MERGE_TASK, 1, false, threads};
+    AUTO_MERGE(found);
+
+    check(merge_modules(&found, &bench->basis, bench->modules, bench->count, &options));
+}
+
+static void bench_run(
+    const struct bench *bench,
+    const char *what,
+    void (*run)(const struct bench *, unsigned),
+    unsigned threads
+)
 {
     double best = 1e9;
 
-    for (int run = 0; run < 3; run++) {
-        AUTO_COMPARISONS(found);
+    for (int i = 0; i < 3; i++) {
         double begin = now();
-        check(compare_effects(&found, bench->pairs, bench->count, threads));
+        run(bench, threads);
         double took = now() - begin;
         best = took < best ? took : best;
     }
     struct rusage usage;
     getrusage(RUSAGE_SELF, &usage);
-    printf("%-10s compare %7.3f s, at most %ld MB\n", bench->name, best, usage.ru_maxrss / 1000);
+    printf(
+        "%-10s %-10s %7.3f s, at most %ld MB\n", bench->name, what, best, usage.ru_maxrss / 1000
+    );
 }
 
 int main(int argc, char **argv)
 {
     struct bench benches[] = {
-        {"minilm", 256, {{384, 384, 30}, {1536, 384, 6}}, {0}, NULL, 0},
-        {"llama-8b", 256, {{4096, 4096, 32}, {4096, 1024, 32}}, {0}, NULL, 0},
+        {"minilm", 256, {{384, 384, 30}, {1536, 384, 6}}, {0}, NULL, NULL, 0},
+        {"llama-8b", 256, {{4096, 4096, 32}, {4096, 1024, 32}}, {0}, NULL, NULL, 0},
     };
     unsigned threads = argc > 1 ? (unsigned)strtoul(argv[1], NULL, 10) : 0;
 
     for (size_t i = 0; i < sizeof(benches) / sizeof(benches[0]); i++) {
         bench_fill(&benches[i]);
-        bench_compare(&benches[i], threads);
+        bench_run(&benches[i], "compare", run_compare, threads);
+        bench_run(&benches[i], "spectrum", run_spectrum, threads);
+        bench_run(&benches[i], "merge", run_merge, threads);
     }
     return 0;
 }
