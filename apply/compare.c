@@ -196,7 +196,7 @@ static void ratios_set(struct comparison *result, double cosine)
     if (result->has_relative)
         result->relative = result->delta_norm / result->norm_a;
     if (result->has_cosine)
-        result->cosine = fmin(fmax(cosine, -1), 1);
+        result->cosine = result->delta_norm == 0 ? 1 : fmin(fmax(cosine, -1), 1);
 }
 
 static int pair_finish(struct comparison *out, const struct pair *pair)

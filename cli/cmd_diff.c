@@ -236,7 +236,7 @@ static int name_fit(struct buf *out, const char *name, size_t width)
     return buf_printf(out, "%.*s..%s", (int)head, name, name + length - tail);
 }
 
-#define BARS_OVERHEAD 12 /* "  " and "54.21%" and " " before the bar */
+#define BARS_OVERHEAD 11 /* a space, nine columns for the size, a space */
 #define NAME_MIN      12
 
 static int
