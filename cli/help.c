@@ -6,7 +6,7 @@
 
 #include "cli/options.h"
 
-#define COMMAND_INDENT 14 /* columns where what is said of a command, */
+#define COMMAND_INDENT 15 /* columns where what is said of a command, */
 #define OPTION_INDENT  26 /* and of an option or operand begins */
 
 /* Columns of a text: bytes that continue a UTF-8 character take none. */

@@ -121,32 +121,35 @@ static void print_error(const char *message, const char *hint)
         cli_note("hint: %s", hint);
 }
 
-static int print_error_json(int err, const char *message, const char *hint)
+void output_error_json(struct json_writer *writer, int err)
+{
+    json_write_key(writer, "error");
+    json_write_object_begin(writer);
+    json_write_key(writer, "code");
+    json_write_text(writer, error_name(err == CLI_USAGE ? E_INVALID : err));
+    json_write_key(writer, "message");
+    json_write_text(writer, error_message());
+    json_write_key(writer, "hint");
+    json_write_text(writer, error_hint_text());
+    json_write_object_end(writer);
+}
+
+static int print_error_json(int err)
 {
     struct json_writer writer;
     AUTO_BUF(buf);
 
     cli_json_begin(&writer, &buf);
-    json_write_key(&writer, "error");
-    json_write_object_begin(&writer);
-    json_write_key(&writer, "code");
-    json_write_text(&writer, error_name(err == CLI_USAGE ? E_INVALID : err));
-    json_write_key(&writer, "message");
-    json_write_text(&writer, message);
-    json_write_key(&writer, "hint");
-    json_write_text(&writer, hint);
-    json_write_object_end(&writer);
+    output_error_json(&writer, err);
     return cli_json_end(&writer);
 }
 
 void output_error(int err, bool json)
 {
-    const char *message = error_message(), *hint = error_hint_text();
-
-    print_error(message, hint);
+    print_error(error_message(), error_hint_text());
     /* A stdout that takes nothing was, or will be, an error of its own. */
     if (json)
-        (void)!print_error_json(err, message, hint);
+        (void)!print_error_json(err);
 }
 
 static int stdout_error(void)

@@ -1,4 +1,4 @@
-/* What main() needs of cli/output.c besides cli.h. */
+/* What main(), and who prints an error among other fields, needs of cli/output.c besides cli.h. */
 #ifndef CLI_OUTPUT_H
 #define CLI_OUTPUT_H
 
@@ -10,6 +10,10 @@ void output_plain(FILE *file, struct bytes text);
 /* The error that was set, to stderr: "vera: <message>", its details as lines of their own, then
    "hint: ..."; with `json` as an object on stdout too. */
 void output_error(int err, bool json);
+
+/* Key "error" of the object that is begun: the error that was set. For a command that prints fields
+   of its own beside it, and returns CLI_DIFFERENT. */
+void output_error_json(struct json_writer *writer, int err);
 
 /* Flush and close standard output: E_IO where what was printed did not arrive. */
 MUST_CHECK int output_finish(void);
