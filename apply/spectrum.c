@@ -26,14 +26,9 @@ static void rows_append(double *columns, size_t ld, const double *x, size_t rows
     }
 }
 
-static void below_clear(double *columns, size_t ld, size_t rank)
-{
-    for (size_t k = 0; k < rank; k++)
-        memset(columns + k * ld + k + 1, 0, (rank - k - 1) * sizeof(*columns));
-}
-
 /* The triangle of X = Q1 R1, a block of rows at a time under what the ones before left, row by row
-   in r1: [rank, rank]. */
+   in r1: [rank, rank]. Reflections that make a column of [R; X] zero below the diagonal touch one
+   row of R and those of X, so R stays a triangle, with exact zeros below. */
 static int rows_triangle(double *r1, const struct combination *combination)
 {
     size_t rank = combination->rank, step = min_size(2 * rank + 64, combination->out);
@@ -53,7 +48,6 @@ static int rows_triangle(double *r1, const struct combination *combination)
         rows_append(columns, ld, x, rows, rank);
         if ((err = lapack_triangle(columns, ld, rank + rows, rank)) < 0)
             return err;
-        below_clear(columns, ld, rank);
     }
     for (size_t k = 0; k < rank; k++) {
         for (size_t i = 0; i < rank; i++)

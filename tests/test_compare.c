@@ -16,7 +16,8 @@
 #include "tests/effects.h"
 #include "tests/fault.h"
 
-#define SEEDS 200
+#define SEEDS           200
+#define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
 
 /* expected.json's `compare` */
 
@@ -63,7 +64,7 @@ static void assert_expected(const struct comparison *found, const struct expecte
     };
 
     assert_true(found->has_relative && found->has_cosine);
-    for (size_t i = 0; i < sizeof(pairs) / sizeof(pairs[0]); i++) {
+    for (size_t i = 0; i < COUNT_OF(pairs); i++) {
         if (!is_near(pairs[i][0], pairs[i][1], 1e-9L * fabsl(pairs[i][1])))
             fail_msg(
                 "%s: number %zu is %.17g, not %.17g", expected->name, i, pairs[i][0], pairs[i][1]
@@ -303,7 +304,7 @@ static void huge_and_subnormal_vectors_are_measured_too(void **state)
         {1e30, 1e30}, {1e-40, 1e-40}, {3e38, 1e-45}, {1e-45, 3e38}, {3e38, 3e38}};
 
     (void)state;
-    for (size_t i = 0; i < sizeof(scales) / sizeof(scales[0]); i++) {
+    for (size_t i = 0; i < COUNT_OF(scales); i++) {
         assert_kind(PLAIN, scales[i][0], scales[i][1]);
         assert_kind(OTHER_BASIS, scales[i][0], scales[i][1]);
     }
@@ -365,6 +366,83 @@ static void float64_vectors_keep_their_last_place_too(void **state)
         if (!is_near(found.total.delta_norm, norm, 1e-6L * norm))
             fail_msg("seed %ju: %g, not %Lg", (uintmax_t)seed, found.total.delta_norm, norm);
     }
+}
+
+/* Adapters of every kind, stored in float32 and bfloat16, on weights that lie either way. */
+static void adapters_of_every_kind_have_the_norm_of_their_matrices(void **state)
+{
+    static const char *const names[] = {"llama-half/step-030",     "llama-half-vectors",
+                                        "llama-half-vectors-only", "llama-vectors-only",
+                                        "gpt2/step-040",           "bert/step-040"};
+
+    (void)state;
+    for (size_t n = 0; n < COUNT_OF(names); n++) {
+        AUTO_ACTOR(actor);
+        AUTO_COMPARISONS(found);
+        AUTO_FREE(struct effect_pair, pairs);
+        actor_open(&actor, names[n]);
+        pairs = pairs_new(&actor, &actor);
+        must(compare_effects(&found, pairs, actor.effects.count, 2));
+        for (size_t i = 0; i < found.count; i++) {
+            AUTO_FREE(long double, w);
+            w = effect_build(&pairs[i].a, pairs[i].in, pairs[i].out);
+            long double norm = sqrtl(inner(w, w, pairs[i].in * pairs[i].out));
+            if (norm == 0 || !is_near(found.modules[i].norm_a, norm, 1e-12L * norm))
+                fail_msg("%s, %s: %g", names[n], pairs[i].name, found.modules[i].norm_a);
+        }
+        assert_true(found.total.delta_norm == 0 && found.total.cosine == 1);
+    }
+}
+
+static void a_power_of_two_scales_norms_and_nothing_else(void **state)
+{
+    static const struct {
+        int d, b; /* exponents */
+    } cases[] = {{900, -880}, {-500, -500}, {-1000, 20}, {500, 500}};
+
+    (void)state;
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        AUTO_SAMPLE(sample);
+        AUTO_COMPARISONS(plain);
+        AUTO_COMPARISONS(scaled);
+        random_state = i;
+        sample_make(&sample, i % 2 ? PLAIN : OTHER_BASIS, 1, 1);
+        must(compare_effects(&plain, &sample.pair, 1, 1));
+        for (size_t s = 0; s < 2; s++) {
+            const struct effect *effect = s ? &sample.pair.b : &sample.pair.a;
+            for (uint64_t k = 0; k < effect->basis->rank; k++)
+                sample.d[s][k] = ldexp(sample.d[s][k], cases[i].d);
+            for (uint64_t k = 0; k < sample.out; k++)
+                sample.b[s][k] = ldexp(sample.b[s][k], cases[i].b);
+        }
+        must(compare_effects(&scaled, &sample.pair, 1, 1));
+        int exponent = cases[i].d + cases[i].b;
+        const struct comparison *one = &plain.modules[0], *other = &scaled.modules[0];
+        assert_true(other->norm_a == ldexp(one->norm_a, exponent));
+        assert_true(other->norm_b == ldexp(one->norm_b, exponent));
+        assert_true(
+            is_near(other->delta_norm, ldexp(one->delta_norm, exponent), 1e-14L * other->norm_a)
+        );
+        assert_true(other->cosine == one->cosine);
+        assert_true(is_near(other->relative, one->relative, 1e-14L));
+    }
+}
+
+static void vectors_that_do_not_suit_are_no_effects(void **state)
+{
+    AUTO_ACTOR(actor);
+    AUTO_EFFECTS(effects);
+    struct basis other = {.rank = 31};
+
+    (void)state;
+    actor_open(&actor, "llama/step-120");
+    struct loaded_adapter *loaded = &actor.subject.loaded;
+    assert_int_equal(effects_init(&effects, loaded, &other), E_INVALID);
+    for (size_t i = 0; i < loaded->adapter.layout.count; i++)
+        loaded->adapter.layout.tensors[i].dtype = DTYPE_I32;
+    assert_int_equal(effects_init(&effects, loaded, &actor.basis), E_UNSUPPORTED);
+    assert_non_null(strstr(error_message(), "is I32: only F32, BF16, F16 and F64"));
+    assert_null(effects.modules);
 }
 
 static void what_is_zero_has_no_ratio(void **state)
@@ -564,6 +642,9 @@ int main(void)
         cmocka_unit_test(huge_and_subnormal_vectors_are_measured_too),
         cmocka_unit_test(one_unit_in_the_last_place_of_one_d_is_measured),
         cmocka_unit_test(float64_vectors_keep_their_last_place_too),
+        cmocka_unit_test(adapters_of_every_kind_have_the_norm_of_their_matrices),
+        cmocka_unit_test(a_power_of_two_scales_norms_and_nothing_else),
+        cmocka_unit_test(vectors_that_do_not_suit_are_no_effects),
         cmocka_unit_test(what_is_zero_has_no_ratio),
         cmocka_unit_test(the_total_is_that_of_one_matrix_of_all_modules),
         cmocka_unit_test(threads_change_no_bit),

@@ -608,6 +608,27 @@ static void what_is_not_acceptable_is_refused_by_name(void **state)
     assert_null(merge.modules);
 }
 
+static void the_rank_has_a_limit(void **state)
+{
+    const uint64_t rank = LIMIT_DENSE_RANK + 1;
+    AUTO_FREE(float, values);
+    AUTO_MERGE(merge);
+
+    (void)state;
+    assert_non_null(values = array_new((size_t)rank, 4 * sizeof(*values)));
+    for (size_t i = 0; i < 4 * rank; i++)
+        values[i] = 1 + (float)i;
+    const struct basis basis = {.a = values, .b = values, .rank = rank, .in = 1, .out = 1};
+    struct merge_module module = {.name = "m", .in = 1, .out = 1};
+    struct merge_side *sides[] = {&module.base, &module.ours, &module.theirs};
+    for (size_t v = 0; v < 3; v++) {
+        const uint8_t *at = (const uint8_t *)(values + v * rank);
+        *sides[v] = (struct merge_side){{at, (size_t)rank * 4}, {at, 4}, DTYPE_F32, DTYPE_F32};
+    }
+    assert_int_equal(merge_modules(&merge, &basis, &module, 1, &task), E_LIMIT);
+    assert_null(merge.modules);
+}
+
 static void every_allocation_may_fail(void **state)
 {
     AUTO_SAMPLE(sample);
@@ -710,6 +731,7 @@ int main(void)
         cmocka_unit_test(ranks_are_those_of_the_wanted_change),
         cmocka_unit_test(what_cannot_be_merged_is_listed),
         cmocka_unit_test(what_is_not_acceptable_is_refused_by_name),
+        cmocka_unit_test(the_rank_has_a_limit),
         cmocka_unit_test(every_allocation_may_fail),
         cmocka_unit_test(an_interrupt_ends_it),
         cmocka_unit_test(elements_are_merged_in_double_and_rounded_once),

@@ -249,6 +249,26 @@ static void what_cannot_be_computed_is_refused_by_name(void **state)
     assert_int_equal(found.modules[0].count, 0);
 }
 
+static void the_rank_has_a_limit(void **state)
+{
+    AUTO_FREE(float, a);
+    AUTO_FREE(float, b);
+    AUTO_FREE(double, vectors);
+    const uint64_t rank = LIMIT_DENSE_RANK + 1;
+
+    (void)state;
+    a = array_new((size_t)rank, sizeof(*a));
+    b = array_new((size_t)rank, sizeof(*b));
+    vectors = array_new((size_t)rank, sizeof(*vectors));
+    assert_true(a && b && vectors);
+    const struct basis basis = {.a = a, .b = b, .rank = rank, .in = 1, .out = 1};
+    struct effect_pair pair = {.name = "m", .in = 1, .out = 1, .a = {&basis, vectors, vectors}};
+    AUTO_SPECTRA(spectra);
+    AUTO_COMPARISONS(norms);
+    assert_int_equal(spectra_make(&spectra, &pair, 1, 1), E_LIMIT);
+    must(compare_effects(&norms, &pair, 1, 1));
+}
+
 static void every_allocation_may_fail(void **state)
 {
     AUTO_SAMPLE(sample);
@@ -276,6 +296,7 @@ int main(void)
         cmocka_unit_test(threads_change_no_bit),
         cmocka_unit_test(ranks_keep_the_share_that_is_asked_for),
         cmocka_unit_test(what_cannot_be_computed_is_refused_by_name),
+        cmocka_unit_test(the_rank_has_a_limit),
         cmocka_unit_test(every_allocation_may_fail),
     };
 

@@ -4,7 +4,7 @@ set -eu
 
 usage() {
     cat <<'USAGE'
-Usage: sh tests/bench/run.sh [--quick] [basis] [frames] [commit] [apply] [scale] [check]
+Usage: sh tests/bench/run.sh [--quick] [basis] [frames] [commit] [apply] [algebra] [scale] [check]
 
   --quick   3 runs of each instead of 11: to see that it works, not to quote
 
@@ -13,6 +13,7 @@ Usage: sh tests/bench/run.sh [--quick] [basis] [frames] [commit] [apply] [scale]
   commit    commit and export against git, and against git-lfs
   large     commit and export of a payload of 33 MB
   apply     vera apply against PEFT: load, merge_and_unload, save
+  algebra   norms, spectra and merges of adapters of MiniLM's and of Llama-3-8B's size
   scale     repositories of up to 10,000 versions on 1,000 branches: times, sizes, and what holds for every
             version (BENCH_SCALE="10 1000" for other sizes)
   check     no benchmark: is what vera apply makes of a real model what PEFT and Transformers expect?
@@ -29,7 +30,7 @@ while [ $# -gt 0 ]; do
     case $1 in
     --quick) runs=3 ;;
     -h | --help) usage && exit 0 ;;
-    basis | frames | commit | apply | scale | check) benches="${benches:-} $1" ;;
+    basis | frames | commit | apply | algebra | scale | check) benches="${benches:-} $1" ;;
     *) usage >&2 && exit 2 ;;
     esac
     shift
@@ -47,7 +48,8 @@ note() {
 sh "$top/docs/install.sh" build
 build=$top/build-bench
 [ -f "$build/build.ninja" ] || meson setup "$build" "$top" >&2
-ninja -C "$build" cli/vera tests/bench/bench_machine tests/bench/bench_frames >&2
+ninja -C "$build" cli/vera tests/bench/bench_machine tests/bench/bench_frames \
+    tests/bench/bench_algebra >&2
 
 # The caller's settings must not reach what is measured.
 unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_OBJECT_DIRECTORY VERA_REPO VERA_CPU
@@ -70,6 +72,7 @@ export BENCH_BUILD="$build" BENCH_RUNS="$runs"
 [ "$benches" = " check" ] || "$python" "$here/common.py"
 for bench in $benches; do
     case $bench in
+    algebra) "$build/tests/bench/bench_algebra" ;;
     check) "$python" "$here/check_minilm.py" ;;
     *) "$python" "$here/bench_$bench.py" ;;
     esac
