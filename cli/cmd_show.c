@@ -1,10 +1,18 @@
 /* vera show: what a version, or a PEFT directory, is: its shapes, its basis, its base model, its
    sizes. Everything that is shown was read and compared with its digests. */
 #include <inttypes.h>
+#include <stddef.h>
 #include <string.h>
 
 #include "cli/decorate.h"
 #include "cli/describe.h"
+#include "cli/refs.h"
+#include "cli/show_spectrum.h"
+
+struct arguments {
+    bool spectrum;
+    const char *base;
+};
 
 struct shown {
     const struct source *source;
@@ -12,6 +20,8 @@ struct shown {
     struct frame_summary frame;
     struct decorations decorations;
     struct manifest manifest;
+    struct shown_spectra spectra;
+    bool has_spectra;
 };
 
 static void shown_release(struct shown *shown)
@@ -19,6 +29,7 @@ static void shown_release(struct shown *shown)
     version_release(&shown->version);
     decorations_release(&shown->decorations);
     manifest_release(&shown->manifest);
+    shown_spectra_release(&shown->spectra);
 }
 #define AUTO_SHOWN(name) __attribute__((cleanup(shown_release))) struct shown name = {0}
 
@@ -84,6 +95,7 @@ static int shown_json(const struct shown *shown)
     json_write_uint(&writer, source->loaded.adapter.config.rank);
     describe_files_json(&writer, &shown->manifest);
     base_json(&writer, source);
+    shown_spectra_json(&writer, shown->has_spectra ? &shown->spectra : NULL);
     return cli_json_end(&writer);
 }
 
@@ -202,20 +214,72 @@ static int shown_say(struct cli *cli, const struct shown *shown)
     return err ? err : describe_say(cli, "left out", &line);
 }
 
-static int show_run(struct cli *cli, const void *arguments)
+/* A word that is no version may be the module: "show --spectrum q_proj". */
+static int source_find(
+    struct source *out, const char **rev, const char **module, struct cli *cli, bool spectrum
+)
 {
+    const char *first = operand_at(cli, 0), *second = operand_at(cli, 1);
+
+    *rev = first ? first : "HEAD";
+    *module = second;
+    if (second && !spectrum)
+        return cli_usage_error("'%s': a module is only for --spectrum", second);
+    int err = source_load(out, cli, *rev);
+    if (err != E_NOTFOUND || !first || !spectrum)
+        return err;
+    AUTO_SOURCE(other);
+    error_keep();
+    if (source_load(&other, cli, second ? second : "HEAD"))
+        return error_restore(err);
+    source_release(&other);
+    *rev = second ? second : "HEAD";
+    *module = first;
+    return source_load(out, cli, *rev);
+}
+
+static int show_run(struct cli *cli, const void *arguments_of)
+{
+    const struct arguments *arguments = arguments_of;
+    const char *rev, *module;
     AUTO_SOURCE(source);
     AUTO_SHOWN(shown);
-    int err = source_load(&source, cli, cli->operand_count ? cli->operands[0] : "HEAD");
+    int err = source_find(&source, &rev, &module, cli, arguments->spectrum);
 
-    (void)arguments;
     if (err || (err = shown_read(&shown, cli, &source)))
         return err;
-    return cli->json ? shown_json(&shown) : shown_say(cli, &shown);
+    shown.has_spectra = arguments->spectrum;
+    if (arguments->spectrum &&
+        (err = shown_spectra_make(&shown.spectra, &source, rev, module, arguments->base)))
+        return err;
+    if (cli->json)
+        return shown_json(&shown);
+    if ((err = shown_say(cli, &shown)) == 0 && arguments->spectrum)
+        shown_spectra_say(cli, &shown.spectra);
+    return err;
 }
 
 static const struct operand operands[] = {
     {"REV", true, false, COMPLETE_REVISION, "A version (HEAD), or a PEFT directory"},
+    {"MODULE", true, false, COMPLETE_NOTHING, "With --spectrum: a module, or how its name ends"},
+    {0},
+};
+
+static const struct option options[] = {
+    {
+        .name = "spectrum",
+        .kind = OPTION_FLAG,
+        .target = offsetof(struct arguments, spectrum),
+        .help = "Show how many directions each module really uses",
+    },
+    {
+        .name = "base",
+        .kind = OPTION_TEXT,
+        .target = offsetof(struct arguments, base),
+        .value = "MODEL",
+        .complete = COMPLETE_DIRECTORY,
+        .help = "The base model's directory, for --spectrum where no pin tells its sizes",
+    },
     {0},
 };
 
@@ -224,10 +288,18 @@ const struct command command_show = {
     .run = show_run,
     .needs = MAY_USE_STORE,
     .summary = "Show what a version is",
-    .details = "Rank, modules, basis, base model, sizes, metrics. A PEFT directory is shown as it "
-               "would be committed; ./NAME is always the directory.",
+    .details =
+        "Rank, modules, basis, base model, sizes, metrics. A PEFT directory is shown as it "
+        "would be committed; ./NAME is always the directory.\n\n"
+        "--spectrum adds the singular values of dW, module by module: its norm, the effective rank "
+        "(exp of the entropy of the singular values), and how many directions hold 90, 99 and "
+        "99.9% of its energy. Of one module the values are listed and drawn.",
     .examples = "vera show\n"
                 "vera show main~1\n"
-                "vera show ./out/checkpoint-100",
+                "vera show ./out/checkpoint-100\n"
+                "vera show main --spectrum\n"
+                "vera show main --spectrum layers.0.self_attn.q_proj",
     .operands = operands,
+    .options = options,
+    .arguments_size = sizeof(struct arguments),
 };

@@ -16,7 +16,8 @@ MANUAL = os.environ["MANUAL"]
 COMMANDS = {
     "init": ("[DIR]", ""),
     "commit": ("DIR", "-m --branch --base --metric --author --all --if-changed --allow-empty"),
-    "show": ("[REV]", ""),
+    "show": ("[REV [MODULE]]", "--spectrum --base"),
+    "diff": ("A [B]", "--zero --stat --exit-code --base"),
     "log": ("[REV]", "-n --oneline --graph --all"),
     "query": ("[EXPR]", "--sort -n --table"),
     "export": ("REV DIR", "--as"),

@@ -258,5 +258,60 @@ class Diff(RepositoryTest):
             self.assertEqual(max(map(len, bars)), columns - 1)
 
 
+class Spectrum(RepositoryTest):
+    def prepare(self):
+        self.commit(adapter("llama/step-060"), "--base", base("llama"))
+        self.commit(adapter("llama/step-120"), "--base", base("llama"))
+
+    def spectrum(self, *args):
+        shown = self.vera("show", *args, "--spectrum", "--json").json["spectrum"]
+        for entry in shown:
+            self.assertEqual(set(entry), {"module", "singular_values", "energy", "effective_rank"})
+        return {entry["module"]: entry for entry in shown}
+
+    def test_values_energy_and_effective_rank_fit_the_norm(self):
+        norms = {m["name"]: m["norm_a"] for m in self.vera("diff", "main", "--zero", "--json").json["modules"]}
+        spectra = self.spectrum()
+        self.assertEqual(set(spectra), set(norms))
+        for name, entry in spectra.items():
+            values = entry["singular_values"]
+            self.assertEqual(len(values), 32)
+            self.assertEqual(values, sorted(values, reverse=True))
+            squares = [value ** 2 for value in values]
+            self.assertAlmostEqual(math.sqrt(math.fsum(squares)) / norms[name], 1, places=9)
+            for count, share in enumerate(entry["energy"], 1):
+                self.assertAlmostEqual(share, math.fsum(squares[:count]) / math.fsum(squares), places=9)
+            shares = [value / math.fsum(values) for value in values]
+            entropy = -math.fsum(p * math.log(p) for p in shares if p)
+            self.assertAlmostEqual(entry["effective_rank"], math.exp(entropy), places=6)
+
+    def test_one_module_or_all_whose_name_ends_so(self):
+        everything = self.spectrum("main~1")
+        one = "model.layers.1.mlp.up_proj"
+        self.assertEqual(self.spectrum("main~1", one), {one: everything[one]})
+        self.assertEqual(self.spectrum(one), {one: self.spectrum("main")[one]})
+        both = {name: entry for name, entry in everything.items() if name.endswith(".k_proj")}
+        self.assertEqual(self.spectrum("main~1", "k_proj"), both)
+        self.assertEqual(len(both), 2)
+        self.fails("show", "main", "model.layers.1.mlp.up_prj", "--spectrum", code="NOTFOUND",
+                   says="model.layers.1.mlp.up_prj", hint=one)
+        self.fails("show", "main", "k_proj", status=2)
+
+    def test_a_directory_and_what_does_nothing(self):
+        self.fails("show", adapter("llama/step-000"), "--spectrum", hint="--base MODEL")
+        shown = self.vera("show", adapter("llama/step-000"), "--spectrum", "--base", base("llama"), "--json").json
+        self.assertTrue(all(entry["effective_rank"] == 0 and not any(entry["singular_values"])
+                            for entry in shown["spectrum"]))
+        self.assertIsNone(self.vera("show", "main", "--json").json["spectrum"])
+
+    def test_words_and_a_plot(self):
+        said = self.vera("show", "--spectrum", "model.layers.1.mlp.up_proj").out
+        self.assertRegex(said, r"\|\|dW\|\| +effective +90% +99% +99.9%  module\n")
+        plot = [line for line in said.splitlines() if "#" in line]
+        self.assertEqual(len(plot), 20)
+        self.assertTrue(all(len(line) <= 80 for line in plot))
+        self.assertIn("and 12 more", said)
+
+
 if __name__ == "__main__":
     unittest.main()

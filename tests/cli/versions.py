@@ -10,7 +10,7 @@ from tensors import Tensors
 BASIS = {"generator", "variant", "rounding", "seed", "state", "sha256_a", "sha256_b"}
 COMMIT = {"commit", "snapshot", "branch", "kind", "modules", "basis", "payload_bytes",
           "stored_bytes", "frame", "left_out"}
-SHOW = COMMIT | {"parents", "message", "author", "time", "rank", "files", "base", "metrics"}
+SHOW = COMMIT | {"parents", "message", "author", "time", "rank", "files", "base", "metrics", "spectrum"}
 LOG = {"commit", "snapshot", "parents", "author", "time", "message", "metrics", "branches"}
 REF = {"name", "commit", "previous"}
 BRANCH = {"name", "commit", "snapshot", "current", "upstream"}
