@@ -77,6 +77,17 @@ static struct bytes header(const struct layout *layout)
     return (struct bytes){layout->file.data, (size_t)layout->table->header_bytes};
 }
 
+/* Are all pieces this side's, which has these tensors and no others? */
+static bool is_whole(const struct layout *side, const struct pieces *pieces)
+{
+    for (size_t i = 0; i < pieces->count; i++) {
+        const struct tensor *tensor = &side->table->tensors[side->table->by_name[i]];
+        if (!bytes_equal(layout_bytes(side, tensor), pieces->items[i].data))
+            return false;
+    }
+    return true;
+}
+
 /* The side whose header serves as it is, or NULL. */
 static const struct layout *side_choose(
     const struct pieces *pieces,
@@ -85,12 +96,13 @@ static const struct layout *side_choose(
     const struct layout *theirs
 )
 {
-    bool is_ours = is_layout_of(ours->table, pieces);
+    bool is_ours = is_layout_of(ours->table, pieces),
+         is_theirs = is_layout_of(theirs->table, pieces);
+    bool is_changed = !bytes_equal(header(ours), header(base));
 
-    if (!is_layout_of(theirs->table, pieces))
-        return is_ours ? ours : NULL;
-    /* Both would do: what one side alone changed is that side's. */
-    return is_ours && !bytes_equal(header(ours), header(base)) ? ours : theirs;
+    if (is_theirs && (!is_changed || (!is_ours && is_whole(theirs, pieces))))
+        return theirs;
+    return is_ours ? ours : NULL;
 }
 
 static int side_write(
