@@ -486,7 +486,8 @@ static int bases_differ(void)
 
     return error_hint(
         err, "--strategy ours or theirs takes the whole adapter of one side; vera export --as lora "
-             "writes both as LoRA, whose weights can be added"
+             "writes both as LoRA, whose weights can be added; where it is one base model under "
+             "two names, --base MODEL"
     );
 }
 

@@ -5,11 +5,13 @@
  * fitted, whatever else is known. Bases and sizes are loaded only where something must be fitted,
  * or where nothing else tells that the bases are one (adapters saved without A and B).
  */
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "apply/plan.h"
 #include "cli/acting.h"
+#include "cli/describe.h"
 #include "cli/merging.h"
 
 /* In order: the last word counts. */
@@ -244,6 +246,23 @@ static struct merge_version version_of(const struct merging *merging, size_t i)
     return (struct merge_version){&merging->sources[i].loaded, &merging->files[i]};
 }
 
+/* What each version stands on. */
+static int versions_detail(int err, const struct merging *merging)
+{
+    for (size_t i = 0; i < VERSIONS; i++) {
+        const struct loaded_adapter *loaded = &merging->sources[i].loaded;
+        const struct recipe *recipe = &loaded->recipe;
+        const char *base = loaded->adapter.config.base_name;
+        err = error_detail(
+            err, "%s: rank %" PRIu64 ", seed %s, A %s, base model %s", merging->task->names[i],
+            loaded->adapter.config.rank, seed_text(recipe).text,
+            recipe->has_matrices ? short_digest(&recipe->sha256_a).text : "not known",
+            base ? base : "not named"
+        );
+    }
+    return err;
+}
+
 int merging_merge(struct merging *merging)
 {
     __attribute__((cleanup(given_release))) struct given given = {0};
@@ -264,7 +283,8 @@ int merging_merge(struct merging *merging)
         return err;
     if (!request.is_one_basis)
         request.options.ranks = false;
-    return merge_adapter(&merging->merge, &request);
+    err = merge_adapter(&merging->merge, &request);
+    return err == E_UNSUPPORTED && !request.is_one_basis ? versions_detail(err, merging) : err;
 }
 
 /* The pin of the merge */

@@ -184,6 +184,7 @@ static int merging_json(const struct merging *merging, int err)
     json_write_key(&writer, "fast_forward");
     json_write_bool(&writer, false);
     number_json(&writer, "residual", merging->merge.modules.residual, has_residual);
+    number_json(&writer, "lost", merging->merge.modules.lost, has_residual);
     modules_json(&writer, merging);
     int failed = conflicts_json(&writer, merging, err);
     if (failed)
@@ -197,6 +198,7 @@ static int merging_json(const struct merging *merging, int err)
 int merging_print_none(struct cli *cli, const struct commit_id *commit, bool fast_forward)
 {
     static const char *const nulls[] = {"strategy", "weight"};
+    static const char *const measures[] = {"residual", "lost"};
     struct json_writer writer;
     AUTO_BUF(json);
 
@@ -210,8 +212,10 @@ int merging_print_none(struct cli *cli, const struct commit_id *commit, bool fas
     }
     json_write_key(&writer, "fast_forward");
     json_write_bool(&writer, fast_forward);
-    json_write_key(&writer, "residual");
-    json_write_null(&writer);
+    for (size_t i = 0; i < sizeof(measures) / sizeof(measures[0]); i++) {
+        json_write_key(&writer, measures[i]);
+        json_write_null(&writer);
+    }
     json_write_key(&writer, "modules");
     json_write_array_begin(&writer);
     json_write_array_end(&writer);
