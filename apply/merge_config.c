@@ -91,7 +91,8 @@ static int members_read(struct members *out, struct bytes text)
         err = json_expect(&json, JSON_END);
     if (err < 0)
         return error_wrap(err, "%s", PEFT_CONFIG);
-    qsort(out->items, out->count, sizeof(*out->items), member_compare);
+    if (out->count)
+        qsort(out->items, out->count, sizeof(*out->items), member_compare);
     return 0;
 }
 

@@ -31,7 +31,7 @@ static int conflicts_error(const struct merging *merging)
     );
 }
 
-/* Modules of which something was lost, the greatest loss first. Owned by the caller. */
+/* Modules of which something was lost, the largest residual first. Owned by the caller. */
 static int worst_find(size_t **out, size_t *count, const struct merging *merging)
 {
     const struct merge *merge = &merging->merge.modules;
@@ -44,9 +44,7 @@ static int worst_find(size_t **out, size_t *count, const struct merging *merging
         if (merge->modules[i].residual_norm <= 0)
             continue;
         size_t at = (*count)++;
-        for (; at > 0 &&
-               merge->modules[worst[at - 1]].residual_norm < merge->modules[i].residual_norm;
-             at--)
+        for (; at > 0 && merge->modules[worst[at - 1]].residual < merge->modules[i].residual; at--)
             worst[at] = worst[at - 1];
         worst[at] = i;
     }
@@ -271,15 +269,13 @@ static int report_say(struct cli *cli, const struct merging *merging)
         return 0;
     for (size_t i = 0; i < merge->count; i++) {
         const struct merged_module *module = &merge->modules[i];
+        char residual[16] = "";
         if (module->residual_norm > 0)
-            cli_say(
-                cli, "    %-7s %.4g  %s", merge_taken_name(module->taken), module->residual,
-                merging->merge.names[i]
-            );
-        else
-            cli_say(
-                cli, "    %-7s         %s", merge_taken_name(module->taken), merging->merge.names[i]
-            );
+            snprintf(residual, sizeof(residual), "%.4f", module->residual);
+        cli_say(
+            cli, "  %8s  %-6s  %s", residual, merge_taken_name(module->taken),
+            merging->merge.names[i]
+        );
     }
     if (merging->settings.options.ranks && merging->merge.measured)
         cli_say(
