@@ -159,12 +159,23 @@ static int stdout_error(void)
     return error_set(E_IO, "standard output: %s", strerror(errno));
 }
 
+/* stdio forgets why a write failed, and what it was to write: one more line tells the reason. */
+static int lost_errno(void)
+{
+    clearerr(stdout);
+    errno = 0;
+    return fputc('\n', stdout) == EOF || fflush(stdout) != 0 ? errno : 0;
+}
+
 int output_finish(void)
 {
     errno = 0;
     bool bad = fflush(stdout) != 0;
     int flush_errno = errno;
-    bad |= ferror(stdout) != 0;
+    if (!bad && ferror(stdout)) {
+        bad = true;
+        flush_errno = lost_errno();
+    }
     if (fclose(stdout) != 0) {
         bad = true;
         flush_errno = flush_errno ? flush_errno : errno;

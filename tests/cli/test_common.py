@@ -25,7 +25,6 @@ COMMANDS = {
     "switch": ("NAME [REV]", "-c"),
     "tag": ("[NAME [REV]]", "-d -m"),
     "reset": ("REV", ""),
-    "diff": ("A [B]", "--zero --stat --exit-code --base"),
     "merge": ("REV", "--strategy --weight --max-residual -m --dry-run --report --base"),
     "revert": ("REV", "--base"),
     "cherry-pick": ("REV", "--base"),
