@@ -10,7 +10,6 @@
 #include "apply/lapack.h"
 #include "format/cpu.h"
 #include "format/crew.h"
-#include "format/interrupt.h"
 
 /* A side in one module, as far as it is there. */
 struct side {
@@ -41,6 +40,7 @@ struct job {
     struct triangles triangles;
     struct comparison *results;
     struct scratch *scratch; /* [threads] */
+    struct progress_sum progress;
 };
 
 static void pair_release(struct pair *pair)
@@ -213,7 +213,17 @@ static int pair_finish(struct comparison *out, const struct pair *pair)
     return 0;
 }
 
-static int pair_run(struct comparison *out, struct pair *pair, struct scratch *scratch)
+static uint64_t bytes_of_x(const struct triangle *triangle, uint64_t rows)
+{
+    return rows * triangle->rank * sizeof(double);
+}
+
+static int pair_run(
+    struct comparison *out,
+    struct pair *pair,
+    struct scratch *scratch,
+    struct progress_sum *progress
+)
 {
     const struct triangle *triangle = pair->triangle;
     size_t rows = (size_t)pair->input->out, step = block_rows(rows, triangle->rank);
@@ -224,23 +234,43 @@ static int pair_run(struct comparison *out, struct pair *pair, struct scratch *s
     for (size_t row = 0; row < rows; row += step) {
         if ((err = interrupt_check()) < 0)
             return err;
-        pair_add_block(pair, scratch, row, step < rows - row ? step : rows - row);
+        size_t count = step < rows - row ? step : rows - row;
+        pair_add_block(pair, scratch, row, count);
+        progress_add(progress, bytes_of_x(triangle, count));
     }
     return pair_finish(out, pair);
+}
+
+/* NULL where neither side adapts the module. */
+static const struct triangle *triangle_of(const struct job *job, size_t number)
+{
+    const struct effect_pair *pair = &job->modules[number];
+    const struct basis *first, *second;
+
+    pair_bases(&first, &second, pair, job->one_basis[number]);
+    return first ? triangles_find(&job->triangles, first, second, pair->in) : NULL;
+}
+
+static uint64_t job_bytes(const struct job *job, size_t count)
+{
+    uint64_t bytes = 0;
+
+    for (size_t i = 0; i < count; i++) {
+        const struct triangle *triangle = triangle_of(job, i);
+        bytes += triangle ? bytes_of_x(triangle, job->modules[i].out) : 0;
+    }
+    return bytes;
 }
 
 static int run_piece(void *context, unsigned member, size_t piece)
 {
     struct job *job = context;
-    const struct basis *first, *second;
     struct pair pair = {.input = &job->modules[piece], .one_basis = job->one_basis[piece]};
 
-    pair_bases(&first, &second, pair.input, pair.one_basis);
-    if (!first)
+    if (!(pair.triangle = triangle_of(job, piece)))
         return 0;
-    pair.triangle = triangles_find(&job->triangles, first, second, pair.input->in);
     struct cpu_float saved = cpu_float_exact();
-    int err = pair_run(&job->results[piece], &pair, &job->scratch[member]);
+    int err = pair_run(&job->results[piece], &pair, &job->scratch[member], &job->progress);
     cpu_float_restore(saved);
     pair_release(&pair);
     return err < 0 ? error_wrap(err, "module %s", pair.input->name) : 0;
@@ -281,7 +311,7 @@ static void job_release(struct job *job, unsigned threads)
     triangles_release(&job->triangles);
 }
 
-static int job_run(struct job *job, size_t count, unsigned threads)
+static int job_run(struct job *job, size_t count, unsigned threads, struct progress *progress)
 {
     int err;
 
@@ -290,11 +320,18 @@ static int job_run(struct job *job, size_t count, unsigned threads)
         return error_set(E_NOMEM, "out of memory for %zu modules", count);
     if ((err = job_prepare(job, count)) < 0 || (err = triangles_make(&job->triangles, threads)) < 0)
         return err;
-    return crew_run(run_piece, job, count, threads);
+    progress_sum_init(&job->progress, progress, job_bytes(job, count));
+    err = crew_run(run_piece, job, count, threads);
+    progress_sum_release(&job->progress);
+    return err;
 }
 
 int compare_effects(
-    struct comparisons *out, const struct effect_pair *modules, size_t count, unsigned threads
+    struct comparisons *out,
+    const struct effect_pair *modules,
+    size_t count,
+    unsigned threads,
+    struct progress *progress
 )
 {
     AUTO_COMPARISONS(made);
@@ -305,7 +342,7 @@ int compare_effects(
     if (!(made.modules = array_new(count, sizeof(*made.modules))))
         return error_set(E_NOMEM, "out of memory for %zu modules", count);
     struct job job = {.modules = modules, .results = made.modules};
-    err = job_run(&job, count, threads);
+    err = job_run(&job, count, threads, progress);
     job_release(&job, threads);
     if (err < 0 || (err = total_set(&made)) < 0)
         return err;

@@ -11,6 +11,7 @@
 #define APPLY_COMPARE_H
 
 #include "apply/effect.h"
+#include "format/interrupt.h"
 
 struct comparison {
     double norm_a, norm_b; /* ||dWa||, ||dWb||, Frobenius */
@@ -32,10 +33,15 @@ struct comparisons {
 
 /* A side without a basis is zero there (an adapter that does not target the module; `--zero`).
    Equal bases may be given as one pointer or as two with the same values. `threads`: 0 for as many
-   as suit. Errors: effect_check()'s; E_INVALID for a basis that is not finite or a norm beyond the
-   doubles; lapack_load()'s; E_NOMEM; E_INTERRUPTED. */
+   as suit. `progress` (or NULL) is told of the bytes of X (docs/math.md). Errors: effect_check()'s;
+   E_INVALID for a basis that is not finite or a norm beyond the doubles; lapack_load()'s; E_NOMEM;
+   E_INTERRUPTED. */
 MUST_CHECK int compare_effects(
-    struct comparisons *out, const struct effect_pair *modules, size_t count, unsigned threads
+    struct comparisons *out,
+    const struct effect_pair *modules,
+    size_t count,
+    unsigned threads,
+    struct progress *progress
 );
 void comparisons_release(struct comparisons *comparisons);
 

@@ -113,6 +113,7 @@ struct job {
     const struct effect_pair *modules;
     struct triangles triangles;
     struct spectrum *results;
+    struct progress_sum progress;
 };
 
 static int module_run(struct spectrum *out, const struct job *job, const struct effect_pair *module)
@@ -129,6 +130,11 @@ static int module_run(struct spectrum *out, const struct job *job, const struct 
     );
 }
 
+static uint64_t bytes_of_x(const struct effect_pair *module)
+{
+    return module->a.basis ? module->out * module->a.basis->rank * sizeof(double) : 0;
+}
+
 static int run_piece(void *context, unsigned member, size_t piece)
 {
     struct job *job = context;
@@ -140,11 +146,14 @@ static int run_piece(void *context, unsigned member, size_t piece)
     struct cpu_float saved = cpu_float_exact();
     int err = module_run(&job->results[piece], job, module);
     cpu_float_restore(saved);
+    if (!err)
+        progress_add(&job->progress, bytes_of_x(module));
     return err < 0 ? error_wrap(err, "module %s", module->name) : 0;
 }
 
-static int job_run(struct job *job, size_t count, unsigned threads)
+static int job_run(struct job *job, size_t count, unsigned threads, struct progress *progress)
 {
+    uint64_t bytes = 0;
     int err;
 
     for (size_t i = 0; i < count; i++) {
@@ -155,14 +164,22 @@ static int job_run(struct job *job, size_t count, unsigned threads)
             (err = triangles_want(&job->triangles, module->a.basis, NULL, module->in, module->out)
             ) < 0)
             return err;
+        bytes += bytes_of_x(module);
     }
     if ((err = triangles_make(&job->triangles, threads)) < 0)
         return err;
-    return crew_run(run_piece, job, count, threads);
+    progress_sum_init(&job->progress, progress, bytes);
+    err = crew_run(run_piece, job, count, threads);
+    progress_sum_release(&job->progress);
+    return err;
 }
 
 int spectra_make(
-    struct spectra *out, const struct effect_pair *modules, size_t count, unsigned threads
+    struct spectra *out,
+    const struct effect_pair *modules,
+    size_t count,
+    unsigned threads,
+    struct progress *progress
 )
 {
     AUTO_SPECTRA(made);
@@ -171,7 +188,7 @@ int spectra_make(
     if (!(made.modules = array_new(count, sizeof(*made.modules))))
         return error_set(E_NOMEM, "out of memory for %zu modules", count);
     struct job job = {.modules = modules, .results = made.modules};
-    int err = job_run(&job, count, lapack_crew(count, threads));
+    int err = job_run(&job, count, lapack_crew(count, threads), progress);
     triangles_release(&job.triangles);
     if (err < 0)
         return err;

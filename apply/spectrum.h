@@ -6,6 +6,7 @@
 #define APPLY_SPECTRUM_H
 
 #include "apply/combination.h"
+#include "format/interrupt.h"
 
 struct spectrum {
     double *values; /* [count], largest first: all that can be other than 0 */
@@ -24,9 +25,14 @@ struct spectra {
 #define AUTO_SPECTRA(name) __attribute__((cleanup(spectra_release))) struct spectra name = {0}
 
 /* Of side `a` of each module (`b` is not looked at); one without a basis has no values. `threads`:
-   0 for as many as suit. Errors: compare_effects()'s; E_LIMIT for a rank above LIMIT_DENSE_RANK. */
+   0 for as many as suit; `progress` as compare_effects() has it. Errors: compare_effects()'s;
+   E_LIMIT for a rank above LIMIT_DENSE_RANK. */
 MUST_CHECK int spectra_make(
-    struct spectra *out, const struct effect_pair *modules, size_t count, unsigned threads
+    struct spectra *out,
+    const struct effect_pair *modules,
+    size_t count,
+    unsigned threads,
+    struct progress *progress
 );
 void spectra_release(struct spectra *spectra);
 

@@ -15,6 +15,7 @@ struct loading {
     bool has_pin[ACTING_MAX];
     struct model model;
     bool has_model;
+    struct progress *progress;
 };
 
 static void loading_release(struct loading *loading)
@@ -97,37 +98,125 @@ static int sizes_from_pin(bool *found, struct acting *acting, const struct pin *
 
 /* The model at hand */
 
-static int pin_compare(const struct acting *acting, const struct pin *pin, const char *dir)
+static bool shapes_equal(const struct pin_module *pinned, const struct tensor *weight)
 {
-    const struct adapter *adapter = adapter_of(acting);
-
-    for (size_t i = 0; i < adapter->module_count; i++) {
-        const struct adapter_module *module = &adapter->modules[i];
-        const struct pin_module *pinned = pin_find(pin, module->name);
-        char name[TEXT_QUOTE_SIZE];
-        uint64_t in = 0;
-        if (!pinned || (pin_inputs(&in, pinned, module->out) && in == acting->in[i]))
-            continue;
-        text_quote(name, text_bytes(module->name));
-        int err = error_set(
-            E_CONFLICT,
-            "%s: not the base model that this version was committed with: '%s' has %" PRIu64
-            " inputs here, %" PRIu64 " recorded",
-            dir, name, acting->in[i], in
-        );
-        return error_hint(err, "what was recorded is enough: leave --base out");
-    }
-    return 0;
+    return pinned->dtype == weight->dtype && weight->dims == 2 &&
+           pinned->rows == weight->shape[0] && pinned->columns == weight->shape[1];
 }
 
-static int sizes_from_model(struct acting *acting, const struct model *model)
+static bool lines_equal(const struct pin_module *a, const struct pin_module *b)
 {
+    return a->dtype == b->dtype && a->rows == b->rows && a->columns == b->columns &&
+           digest_equal(&a->digest, &b->digest);
+}
+
+/* What a member before this one recorded of the module, and was found to be so; NULL. */
+static const struct pin_module *
+line_proved(const struct loading *loading, size_t number, const char *name)
+{
+    const struct pin_module *line = NULL;
+
+    for (size_t i = 0; !line && i < number; i++)
+        line = loading->has_pin[i] ? pin_find(&loading->pins[i], name) : NULL;
+    return line;
+}
+
+static int line_check(
+    bool *equal,
+    const struct loading *loading,
+    size_t number,
+    const struct pin_module *pinned,
+    const struct model_tensor *weight
+)
+{
+    const struct pin_module *proved = line_proved(loading, number, pinned->name);
+    struct digest digest;
+
+    *equal = shapes_equal(pinned, weight->tensor);
+    if (!*equal)
+        return 0;
+    if (proved) {
+        *equal = lines_equal(proved, pinned);
+        return 0;
+    }
+    int err = model_digest(&digest, &loading->model, weight, NULL);
+    *equal = !err && digest_equal(&digest, &pinned->digest);
+    return err;
+}
+
+static int pin_refuse(
+    int err,
+    const struct loading *loading,
+    const struct pin_module *pinned,
+    const struct tensor *weight
+)
+{
+    char shape[SHAPE_TEXT_SIZE];
+
+    if (!err) {
+        err = error_set(
+            E_CONFLICT, "%s: not the base model that this version was committed with",
+            loading->model.dir
+        );
+        err = error_hint(err, "what was recorded is enough: leave --base out");
+    }
+    if (shapes_equal(pinned, weight))
+        return error_detail(err, "%s: other values", pinned->name);
+    shape_text(shape, weight);
+    return error_detail(
+        err, "%s: %s [%s] here, %s [%" PRIu64 ", %" PRIu64 "] recorded", pinned->name,
+        dtype_name(weight->dtype), shape, dtype_name(pinned->dtype), pinned->rows, pinned->columns
+    );
+}
+
+static uint64_t bytes_pinned(const struct match *match, size_t count)
+{
+    uint64_t bytes = 0;
+
+    for (size_t i = 0; i < count; i++) {
+        const struct tensor *weight = match->modules[i].weight.tensor;
+        bytes += weight ? tensor_bytes(weight) : 0;
+    }
+    return bytes;
+}
+
+/* Is the model the one that was recorded? What is missing altogether is for the match to say. */
+static int pin_check(const struct loading *loading, size_t number, const struct match *match)
+{
+    const struct adapter *adapter = adapter_of(&loading->company->members[number]);
+    struct progress_sum progress;
+    int refused = 0, err = 0;
+
+    if (!loading->has_pin[number])
+        return 0;
+    progress_sum_init(&progress, loading->progress, bytes_pinned(match, adapter->module_count));
+    for (size_t i = 0; !err && i < adapter->module_count; i++) {
+        const struct model_tensor *weight = &match->modules[i].weight;
+        const struct pin_module *pinned = pin_find(
+            &loading->pins[number], adapter->modules[i].name
+        );
+        bool equal = true;
+        if (!pinned || !weight->tensor)
+            continue;
+        err = line_check(&equal, loading, number, pinned, weight);
+        if (!err && !equal)
+            refused = pin_refuse(refused, loading, pinned, weight->tensor);
+        progress_add(&progress, tensor_bytes(weight->tensor));
+    }
+    progress_sum_release(&progress);
+    return err ? err : refused;
+}
+
+static int sizes_from_model(const struct loading *loading, size_t number)
+{
+    struct acting *acting = &loading->company->members[number];
     const struct loaded_adapter *loaded = &acting->source->loaded;
+    const struct model *model = &loading->model;
     const struct adapter *adapter = &loaded->adapter;
     AUTO_MATCH(match);
     int err;
 
-    if ((err = match_make(&match, adapter, model)))
+    if ((err = match_make(&match, adapter, model)) || (err = pin_check(loading, number, &match)))
         return err;
     if ((err = match_error(&match, adapter, model, true)))
         return match_details(err, &match, adapter, true);
@@ -152,12 +241,8 @@ static int sizes_find(struct loading *loading, size_t number)
 
     if (!(acting->in = array_new(adapter_of(acting)->module_count, sizeof(*acting->in))))
         return error_wrap(E_NOMEM, "modules");
-    if (loading->has_model) {
-        err = sizes_from_model(acting, &loading->model);
-        return err || !loading->has_pin[number]
-                   ? err
-                   : pin_compare(acting, &loading->pins[number], loading->model.dir);
-    }
+    if (loading->has_model)
+        return sizes_from_model(loading, number);
     if (loading->has_pin[number])
         err = sizes_from_pin(&found, acting, &loading->pins[number]);
     for (size_t i = 0; !err && !found && i < loading->company->count; i++) {
@@ -201,7 +286,7 @@ static bool pins_differ(const struct pin *a, const struct pin *b)
 {
     for (size_t i = 0; i < a->count; i++) {
         const struct pin_module *other = pin_find(b, a->modules[i].name);
-        if (other && !digest_equal(&other->digest, &a->modules[i].digest))
+        if (other && !lines_equal(other, &a->modules[i]))
             return true;
     }
     return false;
@@ -265,11 +350,12 @@ int company_load(
     struct source *const *sources,
     const char *const *texts,
     size_t count,
-    const char *base
+    const char *base,
+    struct progress *progress
 )
 {
-    __attribute__((cleanup(loading_release))
-    ) struct loading loading = {.company = out, .texts = texts, .has_model = base != NULL};
+    __attribute__((cleanup(loading_release))) struct loading loading = {
+        .company = out, .texts = texts, .has_model = base != NULL, .progress = progress};
     int err;
 
     out->count = count;

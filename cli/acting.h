@@ -27,7 +27,7 @@ struct acting {
 struct company {
     struct acting members[ACTING_MAX];
     size_t count;
-    bool weights_differ; /* their pins say that the models have the same shapes, not weights */
+    bool weights_differ; /* pins say: models of the same shapes, with other weights or dtypes */
 };
 
 #define AUTO_COMPANY(name) __attribute__((cleanup(company_release))) struct company name = {0}
@@ -35,13 +35,15 @@ struct company {
 /* `texts`: how each source was named, for errors. `base`: a model's directory, or NULL. The sources
    must outlive the company, which stays where it is. E_INVALID with a hint where nothing tells the
    inputs, where modules do not match (as apply's errors), and where two of them disagree about a
-   module's shape; E_CONFLICT where `base` is not what a pin recorded, and basis_load()'s. */
+   module's shape; E_CONFLICT where `base` is not what a pin recorded, which its bytes tell; and
+   basis_load()'s. */
 MUST_CHECK int company_load(
     struct company *out,
     struct source *const *sources,
     const char *const *texts,
     size_t count,
-    const char *base
+    const char *base,
+    struct progress *progress
 );
 void company_release(struct company *company);
 

@@ -417,8 +417,6 @@ static int difference_say(
         cli_say(cli, "%-8s no adapter", "b");
     if (err)
         return err;
-    if (difference->weights_differ)
-        cli_note("vera: warning: the two were made for models of one shape with other weights");
     if (difference->identical) {
         cli_say(cli, "identical: the same snapshot");
         return 0;
@@ -451,7 +449,7 @@ static int diff_run(struct cli *cli, const void *arguments_of)
         );
     if ((err = source_load(&a, cli, texts[0])) ||
         (other && (err = source_load(other, cli, texts[1]))) ||
-        (err = difference_find(&difference, &a, other, texts, arguments->base)) ||
+        (err = difference_find(&difference, &a, other, texts, arguments->base, cli->progress)) ||
         (err = difference_say(cli, &difference, &a, other, texts, arguments)) ||
         (cli->json && (err = difference_json(&difference))))
         return err;

@@ -250,7 +250,9 @@ static int show_run(struct cli *cli, const void *arguments_of)
         return err;
     shown.has_spectra = arguments->spectrum;
     if (arguments->spectrum &&
-        (err = shown_spectra_make(&shown.spectra, &source, rev, module, arguments->base)))
+        (err = shown_spectra_make(
+             &shown.spectra, &source, rev, module, arguments->base, cli->progress
+         )))
         return err;
     if (cli->json)
         return shown_json(&shown);

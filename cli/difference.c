@@ -162,10 +162,10 @@ static int modules_compare(struct difference *difference, struct source *a, stru
     return 0;
 }
 
-static int effects_compare(struct difference *difference)
+static int effects_compare(struct difference *difference, struct progress *progress)
 {
     int err = compare_effects(
-        &difference->comparisons, difference->pairs, difference->module_count, 0
+        &difference->comparisons, difference->pairs, difference->module_count, 0, progress
     );
 
     if (err)
@@ -350,20 +350,26 @@ int difference_find(
     struct source *a,
     struct source *b,
     const char *const texts[2],
-    const char *base
+    const char *base,
+    struct progress *progress
 )
 {
     struct source *sources[] = {a, b};
     int err;
 
     out->identical = b && digest_equal(&a->snapshot.id, &b->snapshot.id);
-    err = company_load(&out->company, sources, texts, b ? 2 : 1, base);
+    err = company_load(&out->company, sources, texts, b ? 2 : 1, base, progress);
     out->has_effects = err == 0;
-    out->weights_differ = out->company.weights_differ;
     if (err && (!out->identical || base || err != E_INVALID))
         return err;
+    if (out->company.weights_differ && !out->identical) {
+        err = error_set(
+            E_INVALID, "%s and %s were committed with different base models", texts[0], texts[1]
+        );
+        return error_hint(err, "only what two adapters do to one model can be compared");
+    }
     if ((err = modules_compare(out, a, b)) || (err = others_compare(out, a, b)) ||
         (b && (err = rest_compare(out, a, b))))
         return err;
-    return out->has_effects ? effects_compare(out) : 0;
+    return out->has_effects ? effects_compare(out, progress) : 0;
 }

@@ -50,7 +50,6 @@ struct difference {
     size_t file_count;
     struct config_difference *config; /* likewise */
     size_t config_count;
-    bool weights_differ; /* struct company's */
 
     /* what the pointers above lead to */
     struct company company;
@@ -65,13 +64,15 @@ struct difference {
 
 /* `b` NULL: against no adapter, and then only modules and tensors are looked at. `texts`: how the
    two were named. `base`: a model's directory, or NULL. The sources must outlive `out`, which stays
-   where it is. Errors: company_load()'s, compare_effects()'s. */
+   where it is. Errors: E_INVALID where their pins name
+   different models; company_load()'s, compare_effects()'s. */
 MUST_CHECK int difference_find(
     struct difference *out,
     struct source *a,
     struct source *b,
     const char *const texts[2],
-    const char *base
+    const char *base,
+    struct progress *progress
 );
 void difference_release(struct difference *difference);
 

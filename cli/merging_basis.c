@@ -174,7 +174,7 @@ static int given_load(struct given *out, struct merging *merging)
     for (size_t i = 0; i < VERSIONS; i++)
         sources[i] = &merging->sources[i];
     int err = company_load(
-        &out->company, sources, merging->task->names, VERSIONS, merging->task->arguments->base
+        &out->company, sources, merging->task->names, VERSIONS, merging->task->arguments->base, NULL
     );
     return err ? err : inputs_list(out);
 }

@@ -75,16 +75,17 @@ int shown_spectra_make(
     struct source *source,
     const char *text,
     const char *module,
-    const char *base
+    const char *base,
+    struct progress *progress
 )
 {
     size_t count = 0;
     int err;
 
-    if ((err = company_load(&out->company, &source, &text, 1, base)) ||
+    if ((err = company_load(&out->company, &source, &text, 1, base, progress)) ||
         (err = modules_choose(out, &count, module)))
         return err;
-    return spectra_make(&out->spectra, out->modules, count, 0);
+    return spectra_make(&out->spectra, out->modules, count, 0, progress);
 }
 
 /* JSON */

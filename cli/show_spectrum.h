@@ -21,7 +21,8 @@ MUST_CHECK int shown_spectra_make(
     struct source *source,
     const char *text,
     const char *module,
-    const char *base
+    const char *base,
+    struct progress *progress
 );
 void shown_spectra_release(struct shown_spectra *shown);
 

@@ -6,6 +6,7 @@
 #ifndef FORMAT_INTERRUPT_H
 #define FORMAT_INTERRUPT_H
 
+#include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
 
@@ -23,5 +24,17 @@ struct progress {
 };
 
 void progress_update(struct progress *progress, uint64_t done, uint64_t total);
+
+/* The progress of work that several threads share: each adds what it did. */
+struct progress_sum {
+    struct progress *progress;
+    pthread_mutex_t mutex;
+    uint64_t done, total;
+};
+
+/* progress_sum_release() ends it. */
+void progress_sum_init(struct progress_sum *out, struct progress *progress, uint64_t total);
+void progress_sum_release(struct progress_sum *sum);
+void progress_add(struct progress_sum *sum, uint64_t bytes);
 
 #endif

@@ -88,7 +88,7 @@ static void assert_pair(struct json *json, char *pair)
     actor_open(&a, pair);
     actor_open(&b, space + 1);
     modules = pairs_new(&a, &b);
-    must(compare_effects(&found, modules, a.effects.count, 2));
+    must(compare_effects(&found, modules, a.effects.count, 2, NULL));
     must(json_expect(json, JSON_OBJECT_BEGIN));
     while (json_next(&event, json) == 0 && event == JSON_KEY) {
         struct expected expected = {.name = "total"};
@@ -283,7 +283,7 @@ static void assert_kind(enum kind kind, double scale_b, double scale_d)
         AUTO_COMPARISONS(found);
         random_state = seed;
         sample_make(&sample, kind, scale_b, scale_d);
-        must(compare_effects(&found, &sample.pair, 1, 1));
+        must(compare_effects(&found, &sample.pair, 1, 1, NULL));
         bool one_basis = kind != OTHER_BASIS && kind != OTHER_TARGETS;
         if (!is_right(&found.modules[0], &sample, one_basis) ||
             !is_right(&found.total, &sample, one_basis))
@@ -326,7 +326,7 @@ static void one_unit_in_the_last_place_of_one_d_is_measured(void **state)
     const struct effect_pair *pair = &pairs[3];
     double *d = b.effects.values + (pair->b.d - b.effects.values);
     d[7] = (double)nextafterf((float)d[7], INFINITY);
-    must(compare_effects(&found, pairs, a.effects.count, 2));
+    must(compare_effects(&found, pairs, a.effects.count, 2, NULL));
 
     /* What is left is one direction: the reference needs no difference of large numbers. */
     assert_non_null(change = array_new((size_t)a.basis.rank, sizeof(*change)));
@@ -357,7 +357,7 @@ static void float64_vectors_keep_their_last_place_too(void **state)
         for (uint64_t i = 0; i < sample.out; i++)
             sample.b[0][i] = sample.b[1][i] = sample.b[0][i] * 1.3;
         sample.d[1][at] = nextafter(sample.d[1][at], 2);
-        must(compare_effects(&found, &sample.pair, 1, 1));
+        must(compare_effects(&found, &sample.pair, 1, 1, NULL));
         assert_non_null(change = array_new((size_t)rank, sizeof(*change)));
         change[at] = sample.d[1][at] - sample.d[0][at];
         struct effect left = {&sample.basis[0], change, sample.b[0]};
@@ -382,7 +382,7 @@ static void adapters_of_every_kind_have_the_norm_of_their_matrices(void **state)
         AUTO_FREE(struct effect_pair, pairs);
         actor_open(&actor, names[n]);
         pairs = pairs_new(&actor, &actor);
-        must(compare_effects(&found, pairs, actor.effects.count, 2));
+        must(compare_effects(&found, pairs, actor.effects.count, 2, NULL));
         for (size_t i = 0; i < found.count; i++) {
             AUTO_FREE(long double, w);
             w = effect_build(&pairs[i].a, pairs[i].in, pairs[i].out);
@@ -407,7 +407,7 @@ static void a_power_of_two_scales_norms_and_nothing_else(void **state)
         AUTO_COMPARISONS(scaled);
         random_state = i;
         sample_make(&sample, i % 2 ? PLAIN : OTHER_BASIS, 1, 1);
-        must(compare_effects(&plain, &sample.pair, 1, 1));
+        must(compare_effects(&plain, &sample.pair, 1, 1, NULL));
         for (size_t s = 0; s < 2; s++) {
             const struct effect *effect = s ? &sample.pair.b : &sample.pair.a;
             for (uint64_t k = 0; k < effect->basis->rank; k++)
@@ -415,7 +415,7 @@ static void a_power_of_two_scales_norms_and_nothing_else(void **state)
             for (uint64_t k = 0; k < sample.out; k++)
                 sample.b[s][k] = ldexp(sample.b[s][k], cases[i].b);
         }
-        must(compare_effects(&scaled, &sample.pair, 1, 1));
+        must(compare_effects(&scaled, &sample.pair, 1, 1, NULL));
         int exponent = cases[i].d + cases[i].b;
         const struct comparison *one = &plain.modules[0], *other = &scaled.modules[0];
         assert_true(other->norm_a == ldexp(one->norm_a, exponent));
@@ -453,23 +453,23 @@ static void what_is_zero_has_no_ratio(void **state)
     (void)state;
     random_state = 3;
     sample_make(&sample, NO_B, 1, 1);
-    must(compare_effects(&found, &sample.pair, 1, 1));
+    must(compare_effects(&found, &sample.pair, 1, 1, NULL));
     assert_true(found.total.has_relative && !found.total.has_cosine);
     assert_true(found.total.relative == 1 && found.total.norm_b == 0);
     comparisons_release(&found);
 
     sample.pair.b = sample.pair.a;
     sample.pair.a = (struct effect){0};
-    must(compare_effects(&found, &sample.pair, 1, 1));
+    must(compare_effects(&found, &sample.pair, 1, 1, NULL));
     assert_true(!found.total.has_relative && !found.total.has_cosine);
     assert_true(found.total.norm_b > 0 && found.total.delta_norm == found.total.norm_b);
     comparisons_release(&found);
 
     sample.pair.b = (struct effect){0};
-    must(compare_effects(&found, &sample.pair, 1, 1));
+    must(compare_effects(&found, &sample.pair, 1, 1, NULL));
     assert_true(found.total.delta_norm == 0 && !found.total.has_relative);
     comparisons_release(&found);
-    must(compare_effects(&found, NULL, 0, 0));
+    must(compare_effects(&found, NULL, 0, 0, NULL));
     assert_true(found.total.delta_norm == 0 && !found.total.has_relative);
 }
 
@@ -496,7 +496,7 @@ static void the_total_is_that_of_one_matrix_of_all_modules(void **state)
         for (uint64_t k = 0; k < count; k++)
             dd += (a[k] - b[k]) * (a[k] - b[k]);
     }
-    must(compare_effects(&found, pairs, 5, 2));
+    must(compare_effects(&found, pairs, 5, 2, NULL));
     assert_true(is_near(found.total.norm_a, sqrtl(aa), 1e-12L * sqrtl(aa)));
     assert_true(is_near(found.total.norm_b, sqrtl(bb), 1e-12L * sqrtl(bb)));
     assert_true(is_near(found.total.delta_norm, sqrtl(dd), 1e-12L * sqrtl(dd)));
@@ -517,10 +517,10 @@ static void threads_change_no_bit(void **state)
     actor_open(&a, "minilm-tenant-0/step-040");
     actor_open(&b, "minilm-tenant-1/step-040");
     pairs = pairs_new(&a, &b);
-    must(compare_effects(&one, pairs, a.effects.count, 1));
+    must(compare_effects(&one, pairs, a.effects.count, 1, NULL));
     for (unsigned threads = 2; threads < 5; threads++) {
         AUTO_COMPARISONS(more);
-        must(compare_effects(&more, pairs, a.effects.count, threads));
+        must(compare_effects(&more, pairs, a.effects.count, threads, NULL));
         assert_memory_equal(one.modules, more.modules, one.count * sizeof(*one.modules));
         assert_memory_equal(&one.total, &more.total, sizeof(one.total));
     }
@@ -546,7 +546,7 @@ static void what_is_not_finite_is_refused_by_name(void **state)
     for (size_t i = 0; i < 4; i++) {
         double *value = i % 2 ? sample.b[i / 2] : sample.d[i / 2], saved = *value;
         *value = cases[i].bad;
-        assert_int_equal(compare_effects(&found, &sample.pair, 1, 1), E_INVALID);
+        assert_int_equal(compare_effects(&found, &sample.pair, 1, 1, NULL), E_INVALID);
         assert_string_equal(error_message(), cases[i].message);
         assert_null(found.modules);
         *value = saved;
@@ -554,11 +554,11 @@ static void what_is_not_finite_is_refused_by_name(void **state)
     for (size_t s = 0; s < 2; s++) {
         float *a = &sample.basis[s].a[0], *b = &sample.basis[s].b[0];
         *a = NAN;
-        assert_int_equal(compare_effects(&found, &sample.pair, 1, 1), E_INVALID);
+        assert_int_equal(compare_effects(&found, &sample.pair, 1, 1, NULL), E_INVALID);
         assert_non_null(strstr(error_message(), "A holds a value that is not finite"));
         *a = 1;
         *b = INFINITY;
-        assert_int_equal(compare_effects(&found, &sample.pair, 1, 1), E_INVALID);
+        assert_int_equal(compare_effects(&found, &sample.pair, 1, 1, NULL), E_INVALID);
         assert_non_null(strstr(error_message(), "B holds a value that is not finite"));
         *b = 1;
     }
@@ -573,16 +573,16 @@ static void sizes_that_do_not_fit_are_refused(void **state)
     random_state = 4;
     sample_make(&sample, PLAIN, 1, 1);
     sample.pair.in = sample.basis[0].in + 1;
-    assert_int_equal(compare_effects(&found, &sample.pair, 1, 1), E_INVALID);
+    assert_int_equal(compare_effects(&found, &sample.pair, 1, 1, NULL), E_INVALID);
     sample.pair.in = 0;
-    assert_int_equal(compare_effects(&found, &sample.pair, 1, 1), E_INVALID);
+    assert_int_equal(compare_effects(&found, &sample.pair, 1, 1, NULL), E_INVALID);
     sample.pair.in = 1;
     sample.pair.out = sample.basis[0].out + 1;
-    assert_int_equal(compare_effects(&found, &sample.pair, 1, 1), E_INVALID);
+    assert_int_equal(compare_effects(&found, &sample.pair, 1, 1, NULL), E_INVALID);
     sample.pair.out = 1;
-    must(compare_effects(&found, &sample.pair, 1, 1));
+    must(compare_effects(&found, &sample.pair, 1, 1, NULL));
     sample.basis[0].out = LIMIT_BASIS_VALUES / sample.basis[0].rank + 1;
-    assert_int_equal(compare_effects(&found, &sample.pair, 1, 1), E_LIMIT);
+    assert_int_equal(compare_effects(&found, &sample.pair, 1, 1, NULL), E_LIMIT);
     sample.basis[0].out = 1;
 }
 
@@ -598,7 +598,7 @@ static void a_norm_beyond_the_doubles_is_no_number(void **state)
         sample.b[0][i] = sample.b[1][i] = 1e200;
     for (uint64_t k = 0; k < sample.basis[0].rank; k++)
         sample.d[0][k] = sample.d[1][k] = 1e200;
-    assert_int_equal(compare_effects(&found, &sample.pair, 1, 1), E_INVALID);
+    assert_int_equal(compare_effects(&found, &sample.pair, 1, 1, NULL), E_INVALID);
     assert_string_equal(error_message(), "module m: a norm is beyond what a double holds");
 }
 
@@ -613,7 +613,7 @@ static void every_allocation_may_fail(void **state)
     for (; err < 0; n++) {
         AUTO_COMPARISONS(found);
         fault_after = n;
-        err = compare_effects(&found, &sample.pair, 1, 1);
+        err = compare_effects(&found, &sample.pair, 1, 1, NULL);
         fault_after = -1;
         assert_true(err == 0 || (err == E_NOMEM && !found.modules));
     }
@@ -629,7 +629,7 @@ static void an_interrupt_ends_it(void **state)
     random_state = 5;
     sample_make(&sample, PLAIN, 1, 1);
     interrupt_flag = 1;
-    int err = compare_effects(&found, &sample.pair, 1, 1);
+    int err = compare_effects(&found, &sample.pair, 1, 1, NULL);
     interrupt_flag = 0;
     assert_int_equal(err, E_INTERRUPTED);
 }

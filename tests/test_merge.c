@@ -538,7 +538,7 @@ static void ranks_are_those_of_the_wanted_change(void **state)
         .a = {&sample.basis, sample.d[1], sample.b[1]},
     };
     must(merge_modules(&merge, &sample.basis, &sample.module, 1, &options));
-    must(spectra_make(&spectra, &pair, 1, 1));
+    must(spectra_make(&spectra, &pair, 1, 1, NULL));
     assert_true(merge.rank_90 > 0);
     assert_int_equal(merge.rank_90, spectra_rank(&spectra, 0.9));
     assert_int_equal(merge.rank_99, spectra_rank(&spectra, 0.99));

@@ -145,7 +145,7 @@ static void the_values_are_those_of_the_built_matrix(void **state)
         AUTO_SAMPLE(sample);
         AUTO_SPECTRA(found);
         sample_make(&sample, seed, scales[seed % 3]);
-        must(spectra_make(&found, &sample.pair, 1, 1));
+        must(spectra_make(&found, &sample.pair, 1, 1, NULL));
         assert_values(&found.modules[0], &sample.pair, seed);
     }
 }
@@ -159,7 +159,7 @@ static void a_real_module_has_the_values_of_its_matrix(void **state)
     (void)state;
     actor_open(&actor, "llama/step-120");
     pairs = pairs_new(&actor, &actor);
-    must(spectra_make(&found, pairs, actor.effects.count, 2));
+    must(spectra_make(&found, pairs, actor.effects.count, 2, NULL));
     assert_values(&found.modules[0], &pairs[0], 0);
     assert_values(&found.modules[3], &pairs[3], 3);
 }
@@ -174,8 +174,8 @@ static void the_squares_add_up_to_the_norm(void **state)
     (void)state;
     actor_open(&actor, "minilm/step-320");
     pairs = pairs_new(&actor, &actor);
-    must(spectra_make(&found, pairs, actor.effects.count, 2));
-    must(compare_effects(&norms, pairs, actor.effects.count, 2));
+    must(spectra_make(&found, pairs, actor.effects.count, 2, NULL));
+    must(compare_effects(&norms, pairs, actor.effects.count, 2, NULL));
     for (size_t i = 0; i < found.count; i++) {
         const struct spectrum *spectrum = &found.modules[i];
         long double norm = (long double)norms.modules[i].norm_a;
@@ -196,10 +196,10 @@ static void threads_change_no_bit(void **state)
     (void)state;
     actor_open(&actor, "llama/step-120");
     pairs = pairs_new(&actor, &actor);
-    must(spectra_make(&one, pairs, actor.effects.count, 1));
+    must(spectra_make(&one, pairs, actor.effects.count, 1, NULL));
     for (unsigned threads = 2; threads < 5; threads++) {
         AUTO_SPECTRA(more);
-        must(spectra_make(&more, pairs, actor.effects.count, threads));
+        must(spectra_make(&more, pairs, actor.effects.count, threads, NULL));
         for (size_t i = 0; i < one.count; i++)
             assert_memory_equal(
                 one.modules[i].values, more.modules[i].values, one.modules[i].count * sizeof(double)
@@ -238,14 +238,14 @@ static void what_cannot_be_computed_is_refused_by_name(void **state)
     (void)state;
     sample_make(&sample, 1, 1);
     sample.d[0] = INFINITY;
-    assert_int_equal(spectra_make(&found, &sample.pair, 1, 1), E_INVALID);
+    assert_int_equal(spectra_make(&found, &sample.pair, 1, 1, NULL), E_INVALID);
     assert_string_equal(error_message(), "module m: value 0 of lambda_d is not finite");
     sample.d[0] = 1;
     sample.basis.b[0] = NAN;
-    assert_int_equal(spectra_make(&found, &sample.pair, 1, 1), E_INVALID);
+    assert_int_equal(spectra_make(&found, &sample.pair, 1, 1, NULL), E_INVALID);
     sample.basis.b[0] = 1;
     sample.pair.a.basis = NULL;
-    must(spectra_make(&found, &sample.pair, 1, 1));
+    must(spectra_make(&found, &sample.pair, 1, 1, NULL));
     assert_int_equal(found.modules[0].count, 0);
 }
 
@@ -265,8 +265,8 @@ static void the_rank_has_a_limit(void **state)
     struct effect_pair pair = {.name = "m", .in = 1, .out = 1, .a = {&basis, vectors, vectors}};
     AUTO_SPECTRA(spectra);
     AUTO_COMPARISONS(norms);
-    assert_int_equal(spectra_make(&spectra, &pair, 1, 1), E_LIMIT);
-    must(compare_effects(&norms, &pair, 1, 1));
+    assert_int_equal(spectra_make(&spectra, &pair, 1, 1, NULL), E_LIMIT);
+    must(compare_effects(&norms, &pair, 1, 1, NULL));
 }
 
 static void every_allocation_may_fail(void **state)
@@ -280,7 +280,7 @@ static void every_allocation_may_fail(void **state)
     for (; err < 0; n++) {
         AUTO_SPECTRA(found);
         fault_after = n;
-        err = spectra_make(&found, &sample.pair, 1, 1);
+        err = spectra_make(&found, &sample.pair, 1, 1, NULL);
         fault_after = -1;
         assert_true(err == 0 || (err == E_NOMEM && !found.modules));
     }

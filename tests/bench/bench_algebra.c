@@ -127,14 +127,14 @@ static void run_compare(const struct bench *bench, unsigned threads)
 {
     AUTO_COMPARISONS(found);
 
-    check(compare_effects(&found, bench->pairs, bench->count, threads));
+    check(compare_effects(&found, bench->pairs, bench->count, threads, NULL));
 }
 
 static void run_spectrum(const struct bench *bench, unsigned threads)
 {
     AUTO_SPECTRA(found);
 
-    check(spectra_make(&found, bench->pairs, bench->count, threads));
+    check(spectra_make(&found, bench->pairs, bench->count, threads, NULL));
 }
 
 static void run_merge(const struct bench *bench, unsigned threads)

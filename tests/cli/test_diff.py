@@ -4,9 +4,10 @@ import math
 import os
 import shutil
 import struct
+import subprocess
 import unittest
 
-from harness import FIXTURES, Terminal, adapter, base, needs_terminals, read_tensors, write_tensors
+from harness import FIXTURES, PATIENCE, Terminal, adapter, base, needs_terminals, read_tensors, write_tensors
 from versions import A, B, RepositoryTest
 
 DIFF = {"identical", "total", "modules", "tensors", "files", "config"}
@@ -232,6 +233,71 @@ class Diff(RepositoryTest):
         self.fails("diff", "main", "nobody", code="NOTFOUND", says="nobody")
         self.fails("diff", status=2)
         self.fails("diff", llama, "main", "third", status=2)
+
+    def changed_base(self):
+        """The llama with other values in one weight."""
+        model = self.path("model")
+        shutil.copytree(base("llama"), model)
+        name, changed = "model.layers.1.mlp.up_proj.weight", []
+        for shard in sorted(os.listdir(model)):
+            path = os.path.join(model, shard)
+            if shard.endswith(".safetensors") and name in (tensors := read_tensors(path)):
+                dtype, shape, data = tensors[name]
+                tensors[name] = dtype, shape, bytes([data[0] ^ 1]) + data[1:]
+                write_tensors(path, tensors)
+                changed.append(shard)
+        self.assertEqual(len(changed), 1)
+        return model
+
+    def test_a_model_that_is_not_the_recorded_one_is_a_conflict(self):
+        self.vera("commit", adapter("llama/step-060"), "--base", base("llama"))
+        self.vera("commit", adapter("llama/step-070"), "--base", base("llama"))
+        other = self.changed_base()
+        for args in (["diff", "main~1", "main"], ["diff", adapter("llama/step-050"), "main"],
+                     ["diff", "main", "--zero"], ["show", "main", "--spectrum"]):
+            self.vera(*args, "--base", base("llama"))
+            self.fails(*args, "--base", other, code="CONFLICT", hint="leave --base out",
+                       says=["not the base model", "model.layers.1.mlp.up_proj: other values"])
+            self.fails(*args, "--base", base("llama-half"), code="CONFLICT",
+                              says="model.layers.0.mlp.up_proj: BF16 [176, 64] here, F32 [176, 64] recorded")
+        # No pin, nothing to contradict: only shapes count.
+        self.vera("diff", adapter("llama/step-050"), adapter("llama/step-060"), "--base", other)
+
+    def test_adapters_of_two_base_models_are_not_compared(self):
+        self.vera("commit", adapter("llama/step-060"), "--base", base("llama"))
+        self.vera("commit", adapter("llama/step-070"), "--base", self.changed_base())
+        self.fails("diff", "main~1", "main", says="main~1 and main were committed with different base models",
+                   hint="one model")
+        self.vera("commit", adapter("gpt2/step-040"), "--base", base("gpt2"), "--branch", "gpt2")
+        self.vera("diff", "main", "--zero")
+        self.fails("diff", "main", adapter("gpt2/step-040"), hint="--base MODEL")
+
+    def test_conv1d_weights_are_stored_the_other_way_round(self):
+        first, second = adapter("gpt2/step-020"), adapter("gpt2/step-040")
+        self.vera("commit", first, "--base", base("gpt2"))
+        self.vera("commit", second, "--base", base("gpt2"))
+        pinned, at_hand = self.diff("main~1", "main"), self.diff(first, second, "--base", base("gpt2"))
+        self.assertEqual(pinned["modules"], at_hand["modules"])
+        tensors = read_tensors(os.path.join(second, "adapter_model.safetensors"))
+        rank, columns = tensors[A][1]
+        a, big_b = floats(tensors[A][2]), floats(tensors[B][2])
+        name = next(m["name"] for m in pinned["modules"] if m["name"].endswith("c_attn"))
+        d, b = (floats(tensors[f"{PREFIX}{name}.vera_lambda_{v}"][2]) for v in "db")
+        self.assertEqual((len(b), columns), (144, 192))
+        gram = [[d[k] * d[l] * math.fsum(a[k * columns + j] * a[l * columns + j] for j in range(48))
+                 for l in range(rank)] for k in range(rank)]
+        square = math.fsum((x * x * big_b[i * rank + k] * big_b[i * rank + l] * gram[k][l])
+                           for i, x in enumerate(b) for k in range(rank) for l in range(rank))
+        got = next(m["norm_b"] for m in pinned["modules"] if m["name"] == name)
+        self.assert_close(got, math.sqrt(square), name)
+
+    def test_progress_is_told_where_it_is_asked_for(self):
+        self.vera("commit", adapter("llama/step-060"), "--base", base("llama"))
+        for command in (["diff", "main", "--zero"], ["show", "main", "--spectrum"]):
+            with self.spawn([*command, "--progress"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+                _, told = process.communicate(timeout=PATIENCE)
+            self.assertEqual(process.returncode, 0)
+            self.assertIn(b"100%", told)
 
     def test_words_fit_the_line(self):
         args = ["diff", adapter("llama/step-000"), adapter("llama/step-060"), "--base", base("llama")]
