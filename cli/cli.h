@@ -122,8 +122,15 @@ void cli_json_digest(
 );
 void cli_json_commit(struct json_writer *writer, const char *key, const struct commit_id *id);
 
-/* Columns of the terminal that stdout is, 80 where it is none. */
+/* Columns of the terminal that stdout is; where it is none, $COLUMNS, else 80. */
 size_t cli_width(void);
+/* The same where stdout is a terminal, else no limit: what is not looked at there is not cut. */
+size_t cli_room(void);
+/* Columns that a text takes: its characters. */
+size_t cli_columns(struct bytes text);
+/* Append the text in at most `width` columns, at least 4: of a longer one the middle gives way,
+   since both ends of a module's name tell something. Never inside a character. */
+MUST_CHECK int cli_fit(struct buf *out, const char *text, size_t width);
 
 /* "1.2 MB", "980 B" in a static buffer that is good for four calls. */
 const char *cli_size(uint64_t bytes);

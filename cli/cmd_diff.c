@@ -205,39 +205,60 @@ static void cosine_text(char out[24], const struct comparison *effect)
         snprintf(out, 24, "-");
 }
 
-static void table_of_modules_say(struct cli *cli, const struct row *rows, size_t count)
+#define NAME_MIN 12 /* columns of a name, however narrow the terminal is */
+
+/* The name in what a line has beside its other columns. */
+static int name_append(struct buf *line, const char *name, size_t used)
 {
+    size_t room = cli_room();
+
+    return cli_fit(line, name, room > used + NAME_MIN ? room - used : NAME_MIN);
+}
+
+static int line_say(struct cli *cli, struct buf *line)
+{
+    const char *text = buf_text(line);
+
+    if (!text)
+        return error_wrap(E_NOMEM, "diff");
+    cli_say(cli, "%s", text);
+    return 0;
+}
+
+static int module_say(struct cli *cli, const struct row *row)
+{
+    const struct comparison *effect = &row->module->effect;
+    char size[24], cosine[24];
+    AUTO_BUF(line);
+    int err;
+
+    size_text(size, row);
+    cosine_text(cosine, effect);
+    if (row->is_norm)
+        err = buf_printf(&line, "%10s  ", size);
+    else
+        err = buf_printf(
+            &line, "%9s  %10.4g  %10.4g  %9s  ", size, effect->norm_a, effect->norm_b, cosine
+        );
+    if (err || (err = name_append(&line, row->module->name, line.len)))
+        return err;
+    return line_say(cli, &line);
+}
+
+static int table_of_modules_say(struct cli *cli, const struct row *rows, size_t count)
+{
+    int err = 0;
+
     if (rows->is_norm)
         cli_say(cli, "%10s  module", "||dW||");
     else
         cli_say(cli, "%9s  %10s  %10s  %9s  module", "change", "||dW a||", "||dW b||", "cosine");
-    for (size_t i = 0; i < count; i++) {
-        const struct comparison *effect = &rows[i].module->effect;
-        char size[24], cosine[24];
-        size_text(size, &rows[i]);
-        cosine_text(cosine, effect);
-        if (rows->is_norm)
-            cli_say(cli, "%10s  %s", size, rows[i].module->name);
-        else
-            cli_say(
-                cli, "%9s  %10.4g  %10.4g  %9s  %s", size, effect->norm_a, effect->norm_b, cosine,
-                rows[i].module->name
-            );
-    }
-}
-
-/* A name in `width` columns: the middle gives way, since both ends tell something. */
-static int name_fit(struct buf *out, const char *name, size_t width)
-{
-    size_t length = strlen(name), head = (width - 2) / 2, tail = width - 2 - head;
-
-    if (length <= width)
-        return buf_printf(out, "%-*s", (int)width, name);
-    return buf_printf(out, "%.*s..%s", (int)head, name, name + length - tail);
+    for (size_t i = 0; !err && i < count; i++)
+        err = module_say(cli, &rows[i]);
+    return err;
 }
 
 #define BARS_OVERHEAD 11 /* a space, nine columns for the size, a space */
-#define NAME_MIN      12
 
 static int
 bar_say(struct cli *cli, const struct row *row, size_t name_width, size_t room, double most)
@@ -246,18 +267,16 @@ bar_say(struct cli *cli, const struct row *row, size_t name_width, size_t room, 
     size_t length = (size_t)(share * (double)room + 0.5);
     AUTO_BUF(line);
     char size[24];
-    int err = name_fit(&line, row->module->name, name_width);
+    int err = cli_fit(&line, row->module->name, name_width);
 
     size_text(size, row);
     if (!err)
-        err = buf_printf(&line, " %9s ", size);
+        err = buf_printf(
+            &line, "%*s %9s ", (int)(name_width - cli_columns(buf_bytes(&line))), "", size
+        );
     for (size_t i = 0; !err && i < length; i++)
         err = buf_append_byte(&line, '#');
-    const char *text = err ? NULL : buf_text(&line);
-    if (!text)
-        return err ? err : E_NOMEM;
-    cli_say(cli, "%s", text);
-    return 0;
+    return err ? err : line_say(cli, &line);
 }
 
 /* A bar for each module, the longest as wide as the terminal lets it be. */
@@ -268,7 +287,7 @@ static int bars_say(struct cli *cli, const struct row *rows, size_t count)
     int err = 0;
 
     for (size_t i = 0; i < count; i++) {
-        size_t length = strlen(rows[i].module->name);
+        size_t length = cli_columns(text_bytes(rows[i].module->name));
         name_width = length > name_width ? length : name_width;
         if (!isinf(rows[i].size) && rows[i].size > most)
             most = rows[i].size;
@@ -298,8 +317,7 @@ modules_say(struct cli *cli, const struct difference *difference, const struct a
     cli_say(cli, "%s", "");
     if (arguments->stat)
         return bars_say(cli, rows, count);
-    table_of_modules_say(cli, rows, count);
-    return 0;
+    return table_of_modules_say(cli, rows, count);
 }
 
 static void total_say(struct cli *cli, const struct difference *difference, bool zero)
@@ -321,19 +339,32 @@ static void total_say(struct cli *cli, const struct difference *difference, bool
     );
 }
 
-static void tensors_say(struct cli *cli, const struct difference *difference)
+static int tensor_say(struct cli *cli, const struct tensor_difference *tensor)
 {
+    char norm[40] = "";
+    AUTO_BUF(line);
+    int err;
+
+    if (tensor->has_norm)
+        snprintf(norm, sizeof(norm), ", by %.4g", tensor->delta_norm);
+    if ((err = buf_printf(&line, "  %-7s  ", change_name(tensor->change))) ||
+        (err = name_append(&line, tensor->name, line.len + strlen(norm))) ||
+        (err = buf_append_text(&line, norm)))
+        return err;
+    return line_say(cli, &line);
+}
+
+static int tensors_say(struct cli *cli, const struct difference *difference)
+{
+    int err = 0;
+
     if (!difference->tensor_count)
-        return;
+        return 0;
     cli_say(cli, "%s", "");
     cli_say(cli, "biases and whole modules");
-    for (size_t i = 0; i < difference->tensor_count; i++) {
-        const struct tensor_difference *tensor = &difference->tensors[i];
-        char norm[40] = "";
-        if (tensor->has_norm)
-            snprintf(norm, sizeof(norm), ", by %.4g", tensor->delta_norm);
-        cli_say(cli, "  %-7s  %s%s", change_name(tensor->change), tensor->name, norm);
-    }
+    for (size_t i = 0; !err && i < difference->tensor_count; i++)
+        err = tensor_say(cli, &difference->tensors[i]);
+    return err;
 }
 
 static void config_say(struct cli *cli, const struct difference *difference)
@@ -426,7 +457,8 @@ static int difference_say(
         return err;
     if (arguments->zero)
         return 0;
-    tensors_say(cli, difference);
+    if ((err = tensors_say(cli, difference)))
+        return err;
     config_say(cli, difference);
     files_say(cli, difference);
     return 0;

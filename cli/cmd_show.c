@@ -256,9 +256,9 @@ static int show_run(struct cli *cli, const void *arguments_of)
         return err;
     if (cli->json)
         return shown_json(&shown);
-    if ((err = shown_say(cli, &shown)) == 0 && arguments->spectrum)
-        shown_spectra_say(cli, &shown.spectra);
-    return err;
+    if ((err = shown_say(cli, &shown)) || !arguments->spectrum)
+        return err;
+    return shown_spectra_say(cli, &shown.spectra);
 }
 
 static const struct operand operands[] = {

@@ -232,15 +232,10 @@ static int tensor_compare_names(const void *a, const void *b)
     return strcmp(left->name, right->name);
 }
 
+/* What is no vector in one adapter is none in the other: its name tells. */
 static const struct tensor *other_find(const struct source *source, const char *name)
 {
-    const struct adapter *adapter = &source->loaded.adapter;
-
-    for (size_t i = 0; i < adapter->other_count; i++) {
-        if (strcmp(adapter->others[i]->name, name) == 0)
-            return adapter->others[i];
-    }
-    return NULL;
+    return safetensors_find(&source->loaded.adapter.layout, name);
 }
 
 static void tensor_add(

@@ -10,9 +10,11 @@
 #include <unistd.h>
 
 #include "cli/progress.h"
+#include "format/text.h"
 
 #define WIDTH_DEFAULT 80
 #define WIDTH_MIN     25
+#define WIDTH_MAX     10000
 
 /* How many bytes the text begins with that are one character fit to be shown; 0: the first is not.
  */
@@ -78,10 +80,56 @@ void cli_say(struct cli *cli, const char *fmt, ...)
 size_t cli_width(void)
 {
     struct winsize size;
+    uint64_t columns;
 
-    if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col >= WIDTH_MIN)
-        return size.ws_col;
+    if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0)
+        return size.ws_col >= WIDTH_MIN ? size.ws_col : WIDTH_DEFAULT;
+    const char *text = getenv("COLUMNS");
+    if (text && text_parse_uint64(&columns, text_bytes(text)) && columns >= WIDTH_MIN &&
+        columns <= WIDTH_MAX)
+        return (size_t)columns;
     return WIDTH_DEFAULT;
+}
+
+size_t cli_room(void)
+{
+    return isatty(STDOUT_FILENO) ? cli_width() : SIZE_MAX;
+}
+
+/* How many bytes the first `count` characters have; a byte that is of none is one by itself. */
+static size_t bytes_of_characters(struct bytes text, size_t count)
+{
+    size_t at = 0;
+
+    for (; count > 0 && at < text.len; count--) {
+        size_t n = utf8_length((struct bytes){text.data + at, text.len - at});
+        at += n ? n : 1;
+    }
+    return at;
+}
+
+size_t cli_columns(struct bytes text)
+{
+    size_t count = 0;
+
+    for (size_t at = 0; at < text.len; count++)
+        at += bytes_of_characters((struct bytes){text.data + at, text.len - at}, 1);
+    return count;
+}
+
+int cli_fit(struct buf *out, const char *text, size_t width)
+{
+    struct bytes all = text_bytes(text);
+    size_t has = cli_columns(all), head = (width - 2) / 2;
+    int err;
+
+    if (has <= width)
+        return buf_append(out, all.data, all.len);
+    size_t left = bytes_of_characters(all, head);
+    size_t right = bytes_of_characters(all, has - (width - 2 - head));
+    if ((err = buf_append(out, all.data, left)) < 0 || (err = buf_append_text(out, "..")) < 0)
+        return err;
+    return buf_append(out, all.data + right, all.len - right);
 }
 
 void cli_note(const char *fmt, ...)

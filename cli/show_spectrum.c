@@ -6,7 +6,8 @@
 
 #include "format/nearest.h"
 
-#define BARS 20 /* singular values that are drawn at most */
+#define BARS     20 /* singular values that are drawn at most */
+#define NAME_MIN 12 /* columns of a name, however narrow the terminal is */
 
 void shown_spectra_release(struct shown_spectra *shown)
 {
@@ -136,47 +137,73 @@ static size_t directions(const struct spectrum *spectrum, double share)
     return count;
 }
 
-static void values_say(struct cli *cli, const struct spectrum *spectrum)
+static int line_say(struct cli *cli, struct buf *line)
+{
+    const char *text = buf_text(line);
+
+    if (!text)
+        return error_wrap(E_NOMEM, "spectrum");
+    cli_say(cli, "%s", text);
+    return 0;
+}
+
+/* One singular value; a bar beside it where there is room for one. */
+static int value_say(struct cli *cli, const struct spectrum *spectrum, size_t number)
+{
+    double most = spectrum->values[0], value = spectrum->values[number];
+    size_t width = cli_width() - 1, room, length;
+    AUTO_BUF(line);
+
+    int err = buf_printf(
+        &line, "%6zu  %12.6g  %6.2f%%  ", number + 1, value,
+        100 * spectrum_energy(spectrum, number + 1)
+    );
+    room = width > line.len ? width - line.len : 0;
+    length = most > 0 ? (size_t)(value / most * (double)room + 0.5) : 0;
+    for (size_t i = 0; !err && i < length; i++)
+        err = buf_append_byte(&line, '#');
+    return err ? err : line_say(cli, &line);
+}
+
+static int values_say(struct cli *cli, const struct spectrum *spectrum)
 {
     size_t shown = spectrum->count < BARS ? spectrum->count : BARS;
-    size_t room = cli_width() - 1 - 32;
-    AUTO_BUF(bar);
+    int err = 0;
 
     cli_say(cli, "%s", "");
     cli_say(cli, "%6s  %12s  %7s", "", "value", "energy");
-    for (size_t i = 0; i < shown; i++) {
-        double share = spectrum->values[0] > 0 ? spectrum->values[i] / spectrum->values[0] : 0;
-        size_t length = (size_t)(share * (double)room + 0.5);
-        bar.len = 0;
-        for (size_t k = 0; k < length; k++) {
-            if (buf_append_byte(&bar, '#') < 0)
-                return;
-        }
-        cli_say(
-            cli, "%6zu  %12.6g  %6.2f%%  %.*s", i + 1, spectrum->values[i],
-            100 * spectrum_energy(spectrum, i + 1), (int)bar.len, (const char *)bar.data
-        );
-    }
-    if (shown < spectrum->count)
+    for (size_t i = 0; !err && i < shown; i++)
+        err = value_say(cli, spectrum, i);
+    if (!err && shown < spectrum->count)
         cli_say(
             cli, "%6s  and %zu more, down to %.3g", "", spectrum->count - shown,
             spectrum->values[spectrum->count - 1]
         );
+    return err;
 }
 
-void shown_spectra_say(struct cli *cli, const struct shown_spectra *shown)
+static int module_say(struct cli *cli, const struct spectrum *spectrum, const char *name)
 {
+    size_t room = cli_room();
+    AUTO_BUF(line);
+
+    int err = buf_printf(
+        &line, "%10.4g  %9.1f  %4zu  %4zu  %5zu  ", spectrum->norm, spectrum->effective_rank,
+        directions(spectrum, 0.9), directions(spectrum, 0.99), directions(spectrum, 0.999)
+    );
+    if (!err)
+        err = cli_fit(&line, name, room > line.len + NAME_MIN ? room - line.len : NAME_MIN);
+    return err ? err : line_say(cli, &line);
+}
+
+int shown_spectra_say(struct cli *cli, const struct shown_spectra *shown)
+{
+    int err = 0;
+
     cli_say(cli, "%s", "");
     cli_say(cli, "directions that hold 90, 99 and 99.9%% of a module's energy:");
     cli_say(cli, "%10s  %9s  %4s  %4s  %5s  module", "||dW||", "effective", "90%", "99%", "99.9%");
-    for (size_t i = 0; i < shown->spectra.count; i++) {
-        const struct spectrum *spectrum = &shown->spectra.modules[i];
-        cli_say(
-            cli, "%10.4g  %9.1f  %4zu  %4zu  %5zu  %s", spectrum->norm, spectrum->effective_rank,
-            directions(spectrum, 0.9), directions(spectrum, 0.99), directions(spectrum, 0.999),
-            shown->modules[i].name
-        );
-    }
-    if (shown->spectra.count == 1)
-        values_say(cli, &shown->spectra.modules[0]);
+    for (size_t i = 0; !err && i < shown->spectra.count; i++)
+        err = module_say(cli, &shown->spectra.modules[i], shown->modules[i].name);
+    return err || shown->spectra.count != 1 ? err : values_say(cli, &shown->spectra.modules[0]);
 }

@@ -29,6 +29,6 @@ void shown_spectra_release(struct shown_spectra *shown);
 /* Key "spectrum". NULL: null. */
 void shown_spectra_json(struct json_writer *writer, const struct shown_spectra *shown);
 /* A line for each module; where it is one, its singular values too. */
-void shown_spectra_say(struct cli *cli, const struct shown_spectra *shown);
+MUST_CHECK int shown_spectra_say(struct cli *cli, const struct shown_spectra *shown);
 
 #endif

@@ -35,17 +35,6 @@ void table_release(struct table *table)
     *table = (struct table){0};
 }
 
-static size_t columns_of(struct bytes text)
-{
-    size_t count = 0;
-
-    for (size_t i = 0; i < text.len; count++) {
-        size_t n = utf8_length((struct bytes){text.data + i, text.len - i});
-        i += n ? n : 1;
-    }
-    return count;
-}
-
 int table_add_column(struct table *table, const char *title)
 {
     struct table_column *column = &table->columns[table->column_count];
@@ -53,7 +42,7 @@ int table_add_column(struct table *table, const char *title)
     if (!(column->title = bytes_dup(text_bytes(title))))
         return error_wrap(E_NOMEM, "table");
     column->is_number = true;
-    column->width = columns_of(text_bytes(title));
+    column->width = cli_columns(text_bytes(title));
     table->column_count++;
     return 0;
 }
@@ -68,7 +57,7 @@ int table_set(struct table *table, size_t row, size_t column, struct bytes text)
 {
     struct table_column *of = &table->columns[column];
     char **cell = cell_at(table, row, column);
-    size_t width = columns_of(text);
+    size_t width = cli_columns(text);
 
     if (!text.len)
         return 0;
@@ -101,7 +90,7 @@ static size_t columns_choose(size_t *left, struct table *table, size_t width)
 static int cell_append(struct buf *line, const char *text, size_t width, bool right, bool is_last)
 {
     struct bytes bytes = text_bytes(text);
-    size_t has = columns_of(bytes), keep = has > width ? width - 3 : has;
+    size_t has = cli_columns(bytes), keep = has > width ? width - 3 : has;
     int err = 0;
 
     if (right && has < width)

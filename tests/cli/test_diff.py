@@ -312,16 +312,39 @@ class Diff(RepositoryTest):
         self.assertEqual(lengths, sorted(lengths, reverse=True))
         self.assertEqual(len(bars[0]), 79)
 
+    def on_terminal(self, columns, *args):
+        """The lines that a terminal of that width is given."""
+        terminal = Terminal(self, *args, columns=columns)
+        while terminal.read():
+            pass
+        return terminal.seen.decode().splitlines()
+
     @needs_terminals
     def test_bars_are_as_wide_as_the_terminal(self):
-        for columns in (44, 132):
-            terminal = Terminal(self, "diff", adapter("llama/step-060"), adapter("llama/step-120"), "--base",
-                                base("llama"), "--stat", columns=columns)
-            while terminal.read():
-                pass
-            bars = [line for line in terminal.seen.decode().splitlines() if "#" in line]
+        args = ["diff", adapter("llama/step-060"), adapter("llama/step-120"), "--base", base("llama"), "--stat"]
+        for columns in (25, 44, 132):
+            bars = [line for line in self.on_terminal(columns, *args) if "#" in line]
             self.assertEqual(len(bars), 14)
             self.assertEqual(max(map(len, bars)), columns - 1)
+        for columns, width in (("44", 44), ("24", 80), ("10001", 80), ("-3", 80), ("wide", 80)):
+            bars = [line for line in self.vera(*args, env={"COLUMNS": columns}).out.splitlines() if "#" in line]
+            self.assertEqual(max(map(len, bars)), width - 1, columns)
+
+    @needs_terminals
+    def test_long_names_are_cut_in_the_middle_on_a_terminal_only(self):
+        self.vera("commit", adapter("bert/step-000"), "--base", base("bert"))
+        self.vera("commit", adapter("bert/step-040"), "--base", base("bert"))
+        name = "bert.encoder.layer.1.attention.self.query"
+        for columns, cut, *command in ((58, "bert...query", "diff", "main~1", "main"),
+                                       (50, "bert.encoder.layer..tention.self.query", "diff", "main", "--zero"),
+                                       (62, "bert.enco..elf.query", "show", "--spectrum")):
+            self.assertIn(f"  {name}\n", self.vera(*command).out)
+            lines = self.on_terminal(columns, *command)
+            rows = [line for line in lines if line.endswith(f"  {cut}")]
+            self.assertEqual(list(map(len, rows)), [columns], lines)
+        biases = [line for line in self.on_terminal(58, "diff", "main~1", "main") if ", by" in line]
+        self.assertEqual(len(biases), 4)
+        self.assertTrue(all(len(line) <= 58 for line in biases))
 
 
 class Spectrum(RepositoryTest):
@@ -377,6 +400,12 @@ class Spectrum(RepositoryTest):
         self.assertEqual(len(plot), 20)
         self.assertTrue(all(len(line) <= 80 for line in plot))
         self.assertIn("and 12 more", said)
+
+    @needs_terminals
+    def test_a_narrow_terminal_has_the_numbers_and_no_room_for_bars(self):
+        terminal = Terminal(self, "show", "--spectrum", "model.layers.1.mlp.up_proj", columns=25)
+        self.assertEqual(terminal.finish(), 0)
+        self.assertNotIn(b"#", terminal.seen)
 
 
 if __name__ == "__main__":
