@@ -104,6 +104,38 @@ static void nothing_in_a_name_reaches_a_terminal(void **state)
     }
 }
 
+static void what_is_too_long_gives_way_in_the_middle(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        size_t width;
+        const char *fitted;
+    } cases[] = {
+        {"", 4, ""},
+        {"abcd", 4, "abcd"},
+        {"abcde", 4, "a..e"},
+        {"abcdefgh", 7, "ab..fgh"},
+        {"abcdefgh", 8, "abcdefgh"},
+        {"abcdefgh", SIZE_MAX, "abcdefgh"},
+        {"\xc3\xb6\xf0\x9f\x8e\x89\xe2\x82\xac\xc3\x9f", 4,
+         "\xc3\xb6\xf0\x9f\x8e\x89\xe2\x82\xac\xc3\x9f"},
+        {"\xc3\xb6\xf0\x9f\x8e\x89---\xe2\x82\xac\xc3\x9f", 6,
+         "\xc3\xb6\xf0\x9f\x8e\x89..\xe2\x82\xac\xc3\x9f"},
+        {"\xff\xfe---\xe2\x82", 6, "\xff\xfe..\xe2\x82"}, /* no UTF-8: each byte is a column */
+    };
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        AUTO_BUF(fitted);
+        assert_int_equal(cli_fit(&fitted, cases[i].text, cases[i].width), 0);
+        assert_string_equal(buf_text(&fitted), cases[i].fitted);
+        size_t columns = cli_columns(text_bytes(cases[i].text));
+        assert_int_equal(
+            cli_columns(buf_bytes(&fitted)), columns < cases[i].width ? columns : cases[i].width
+        );
+    }
+}
+
 static void a_usage_error_is_told_from_bad_data(void **state)
 {
     (void)state;
@@ -118,6 +150,7 @@ int main(void)
         cmocka_unit_test(sizes_have_at_most_four_digits),
         cmocka_unit_test(times_are_local_to_the_author),
         cmocka_unit_test(nothing_in_a_name_reaches_a_terminal),
+        cmocka_unit_test(what_is_too_long_gives_way_in_the_middle),
         cmocka_unit_test(a_usage_error_is_told_from_bad_data),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

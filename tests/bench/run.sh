@@ -4,7 +4,7 @@ set -eu
 
 usage() {
     cat <<'USAGE'
-Usage: sh tests/bench/run.sh [--quick] [basis] [frames] [commit] [apply] [algebra] [scale] [check]
+Usage: sh tests/bench/run.sh [--quick] [basis] [frames] [commit] [apply] [algebra] [diff] [scale] [check]
 
   --quick   3 runs of each instead of 11: to see that it works, not to quote
 
@@ -14,11 +14,12 @@ Usage: sh tests/bench/run.sh [--quick] [basis] [frames] [commit] [apply] [algebr
   large     commit and export of a payload of 33 MB
   apply     vera apply against PEFT: load, merge_and_unload, save
   algebra   norms, spectra and merges of adapters of MiniLM's and of Llama-3-8B's size
+  diff      vera diff and show --spectrum of the same sizes: whole processes, their memory
   scale     repositories of up to 10,000 versions on 1,000 branches: times, sizes, and what holds for every
             version (BENCH_SCALE="10 1000" for other sizes)
   check     no benchmark: is what vera apply makes of a real model what PEFT and Transformers expect?
 
-All but the last where none is named. torch, PEFT and Transformers (6 GB) go into tests/bench/.venv, the base
+All but scale and check where none is named. torch, PEFT and Transformers (6 GB) go into tests/bench/.venv, the base
 model and the scratch files into tests/bench/.data; what cannot be had is said, and the rest runs.
 USAGE
 }
@@ -30,12 +31,12 @@ while [ $# -gt 0 ]; do
     case $1 in
     --quick) runs=3 ;;
     -h | --help) usage && exit 0 ;;
-    basis | frames | commit | apply | algebra | scale | check) benches="${benches:-} $1" ;;
+    basis | frames | commit | large | apply | algebra | diff | scale | check) benches="${benches:-} $1" ;;
     *) usage >&2 && exit 2 ;;
     esac
     shift
 done
-benches=${benches:-basis frames commit large apply}
+benches=${benches:-basis frames commit large apply algebra diff}
 
 wanted() {
     case " $benches " in *" $1 "*) true ;; *) false ;; esac
