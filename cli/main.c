@@ -196,19 +196,8 @@ static void memory_keep(void)
 #endif
 }
 
-#define OUT_BYTES 65536
-
-/* A line at a time for a person. For a file, whole pages: why writing failed is known only at the
-   call that wrote, and the last one is where it is asked. */
-static void buffer_output(char buffer[OUT_BYTES])
-{
-    if (!isatty(STDOUT_FILENO))
-        setvbuf(stdout, buffer, _IOFBF, OUT_BYTES);
-}
-
 int main(int argc, char **argv)
 {
-    char buffer[OUT_BYTES];
     struct cli_progress progress;
     bool json = argc > 1 && arguments_want_json(argc - 1, argv + 1);
 
@@ -221,7 +210,6 @@ int main(int argc, char **argv)
         help_overview(stderr);
         return EXIT_USAGE;
     }
-    buffer_output(buffer);
     int err = run(argc, argv, &progress);
     if (err < 0 && interrupt_flag != SIGPIPE)
         output_error(err, json);

@@ -87,12 +87,12 @@ static int versions_load(struct merging *merging, struct cli *cli)
 /* Writing */
 
 /* The merged files as a snapshot, whole and checked, whether it is committed or not. */
-static int snapshot_make(struct merging *merging, struct cli *cli)
+static int snapshot_make(struct merging *merging)
 {
     AUTO_BASE_FACTS(facts);
     bool has = false;
 
-    int err = merging_facts(&facts, &has, merging, cli->progress);
+    int err = merging_facts(&facts, &has, merging);
     if (err)
         return err;
     err = snapshot_encode(&merging->snapshot, &merging->merge.files, has ? &facts : NULL);
@@ -149,12 +149,13 @@ int merging_run(struct cli *cli, const struct merging_task *task)
     int err;
 
     merging.task = task;
+    merging.progress = cli->progress;
     if ((err = merging_settings(&merging.settings, task->arguments)) ||
         (err = versions_load(&merging, cli)) || (err = merging_merge(&merging)))
         return err;
     if ((err = merging_conflict(&merging)))
         return err == E_CONFLICT ? merging_print(cli, &merging, err) : err;
-    if ((err = snapshot_make(&merging, cli)) || (err = change_check(&merging)))
+    if ((err = snapshot_make(&merging)) || (err = change_check(&merging)))
         return err;
     if (!task->arguments->dry_run && (err = request_commit(&merging, cli)))
         return err;

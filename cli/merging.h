@@ -90,10 +90,12 @@ struct merging_task {
 /* One merge, from reading to printing. */
 struct merging {
     const struct merging_task *task;
+    struct progress *progress;
     struct merging_settings settings;
     struct source sources[VERSIONS];
     struct adapter_files files[VERSIONS];
     struct adapter_merge merge;
+    bool is_base_checked;     /* the model at hand was compared with what is recorded */
     struct snapshot snapshot; /* of the merge; empty where there are conflicts */
     struct commit_result result;
     bool is_committed;
@@ -114,9 +116,7 @@ MUST_CHECK int merging_merge(struct merging *merging);
 
 /* What is recorded of the base model with the merge: of MODEL where --base gave one, else what both
    sides have recorded alike. *has is false where that does not cover every module. */
-MUST_CHECK int merging_facts(
-    struct base_facts *out, bool *has, const struct merging *merging, struct progress *progress
-);
+MUST_CHECK int merging_facts(struct base_facts *out, bool *has, const struct merging *merging);
 
 /* merging_print.c */
 /* Set the error of conflicts, or of a residual above the limit: E_CONFLICT; 0 where there is none.

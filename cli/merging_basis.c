@@ -174,7 +174,8 @@ static int given_load(struct given *out, struct merging *merging)
     for (size_t i = 0; i < VERSIONS; i++)
         sources[i] = &merging->sources[i];
     int err = company_load(
-        &out->company, sources, merging->task->names, VERSIONS, merging->task->arguments->base, NULL
+        &out->company, sources, merging->task->names, VERSIONS, merging->task->arguments->base,
+        merging->progress
     );
     return err ? err : inputs_list(out);
 }
@@ -234,6 +235,7 @@ static int request_complete(
     }
     if (err)
         return err;
+    merging->is_base_checked = merging->task->arguments->base != NULL;
     request->is_one_basis = company_is_one(&given->company);
     request->basis = given->company.members[0].basis;
     request->inputs = given->inputs;
@@ -395,15 +397,25 @@ static int model_check(const struct merging *merging, const struct base_facts *f
     return err;
 }
 
-int merging_facts(
-    struct base_facts *out, bool *has, const struct merging *merging, struct progress *progress
-)
+/* Hash the model at hand. */
+static int
+facts_of_model(struct base_facts *out, const struct merging *merging, const struct adapter *adapter)
+{
+    AUTO_MODEL(model);
+    int err;
+
+    if ((err = model_open(&model, merging->task->arguments->base)) ||
+        (err = model_describe(out, &model, adapter, merging->progress)))
+        return err;
+    return model_check(merging, out);
+}
+
+int merging_facts(struct base_facts *out, bool *has, const struct merging *merging)
 {
     const struct adapter_file *config = adapter_files_find(&merging->merge.files, PEFT_CONFIG);
     const struct adapter_file *file = adapter_files_find(&merging->merge.files, PEFT_MODEL);
-    const char *base = merging->task->arguments->base;
+    bool is_given = merging->task->arguments->base != NULL;
     AUTO_ADAPTER(adapter);
-    AUTO_MODEL(model);
     int err;
 
     err = adapter_decode(
@@ -411,10 +423,12 @@ int merging_facts(
     );
     if (err)
         return error_wrap(err, "the merge");
-    if (!base)
-        return facts_of_sides(out, has, merging, &adapter);
-    if ((err = model_open(&model, base)) || (err = model_describe(out, &model, &adapter, progress)))
-        return err;
+    if (!is_given || merging->is_base_checked) {
+        err = facts_of_sides(out, has, merging, &adapter);
+        if (err || *has || !is_given)
+            return err;
+        base_facts_release(out);
+    }
     *has = true;
-    return model_check(merging, out);
+    return facts_of_model(out, merging, &adapter);
 }
