@@ -35,12 +35,6 @@ static int member_compare(const void *a, const void *b)
     return strcmp(((const struct member *)a)->key, ((const struct member *)b)->key);
 }
 
-static bool key_is_set(const char *key)
-{
-    return strcmp(key, "target_modules") == 0 || strcmp(key, "modules_to_save") == 0 ||
-           strcmp(key, "layers_to_transform") == 0;
-}
-
 static int members_grow(struct members *members)
 {
     if (members->count & (members->count - 1))
@@ -75,7 +69,7 @@ static int member_add(struct members *members, struct json *json)
     if ((err = json_skip(json, event)) < 0)
         return err;
     member->raw = (struct bytes){json->input.data + begin, json->at - begin};
-    return json_meaning(&member->meaning, member->raw, key_is_set(member->key));
+    return json_meaning(&member->meaning, member->raw, peft_key_is_set(member->key));
 }
 
 static int members_read(struct members *out, struct bytes text)
@@ -249,7 +243,7 @@ static int trio_conflict(struct merging *merging, const struct trio *trio)
 
 static bool trio_is_sets(const struct trio *trio)
 {
-    return key_is_set(trio->key) && trio->base && trio->ours && trio->theirs &&
+    return peft_key_is_set(trio->key) && trio->base && trio->ours && trio->theirs &&
            is_flat_list(buf_bytes(&trio->base->meaning)) &&
            is_flat_list(buf_bytes(&trio->ours->meaning)) &&
            is_flat_list(buf_bytes(&trio->theirs->meaning));

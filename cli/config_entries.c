@@ -5,24 +5,15 @@
 #include <string.h>
 
 #include "format/error.h"
-
-/* peft/tuners/vera/config.py and peft/utils/other.py make sets of these. */
-static const char *const sets[] = {"target_modules", "exclude_modules", "modules_to_save"};
-
-static bool is_set(const char *key)
-{
-    for (size_t i = 0; i < sizeof(sets) / sizeof(*sets); i++) {
-        if (strcmp(key, sets[i]) == 0)
-            return true;
-    }
-    return false;
-}
+#include "format/json_meaning.h"
+#include "format/peft.h"
 
 void config_entries_release(struct config_entries *entries)
 {
     for (size_t i = 0; i < entries->count; i++) {
         free(entries->entries[i].key);
         buf_release(&entries->entries[i].value);
+        buf_release(&entries->entries[i].meaning);
     }
     free(entries->entries);
     *entries = (struct config_entries){0};
@@ -42,7 +33,7 @@ static int entry_add(struct config_entries *entries, const char *key, struct buf
         return error_wrap(E_NOMEM, "configuration");
     entry->value = buf_take(value);
     entries->count++;
-    return 0;
+    return json_meaning(&entry->meaning, buf_bytes(&entry->value), peft_key_is_set(key));
 }
 
 static void scalar_write(struct json_writer *writer, const struct json *json, enum json_event event)
@@ -92,51 +83,6 @@ static int value_read(struct buf *out, struct json *json, enum json_event event)
     return err < 0 ? err : end;
 }
 
-static int value_compare(const void *a, const void *b)
-{
-    const struct buf *left = a, *right = b;
-    size_t len = left->len < right->len ? left->len : right->len;
-    int order = len ? memcmp(left->data, right->data, len) : 0;
-
-    return order ? order : (left->len > right->len) - (left->len < right->len);
-}
-
-static int set_write(struct buf *out, struct buf *items, size_t count)
-{
-    struct json_writer writer;
-
-    if (count)
-        qsort(items, count, sizeof(*items), value_compare);
-    json_write_init(&writer, out);
-    json_write_array_begin(&writer);
-    for (size_t i = 0; i < count; i++)
-        json_write_raw(&writer, buf_bytes(&items[i]));
-    json_write_array_end(&writer);
-    return json_write_end(&writer);
-}
-
-/* An array whose order means nothing. */
-static int set_read(struct buf *out, struct json *json)
-{
-    AUTO_FREE(struct buf, items);
-    size_t count = 0, capacity = 0;
-    enum json_event event;
-    int err;
-
-    while ((err = json_next(&event, json)) == 0 && event != JSON_ARRAY_END) {
-        if ((err = array_grow(&items, &capacity, count + 1, sizeof(*items))) < 0)
-            break;
-        items[count] = (struct buf){0};
-        if ((err = value_read(&items[count++], json, event)) < 0)
-            break;
-    }
-    if (err == 0)
-        err = set_write(out, items, count);
-    for (size_t i = 0; i < count; i++)
-        buf_release(&items[i]);
-    return err;
-}
-
 static int entries_read(struct config_entries *entries, struct json *json, const char *prefix);
 
 static int entry_read(struct config_entries *entries, struct json *json, const char *key)
@@ -149,10 +95,7 @@ static int entry_read(struct config_entries *entries, struct json *json, const c
         return err;
     if (event == JSON_OBJECT_BEGIN)
         return entries_read(entries, json, key);
-    if (event == JSON_ARRAY_BEGIN && is_set(key))
-        err = set_read(&value, json);
-    else
-        err = value_read(&value, json, event);
+    err = value_read(&value, json, event);
     return err < 0 ? err : entry_add(entries, key, &value);
 }
 

@@ -1,7 +1,4 @@
-/*
- * A JSON object as a flat list: "a.b.c" and a value's compact text. What says the same is equal,
- * however it is laid out; lists that PEFT keeps as sets (target_modules ...) are sorted.
- */
+/* A JSON object as a flat list: "a.b.c", the value, and what it means (format/json_meaning.h). */
 #ifndef CLI_CONFIG_ENTRIES_H
 #define CLI_CONFIG_ENTRIES_H
 
@@ -9,7 +6,8 @@
 
 struct config_entry {
     char *key;
-    struct buf value; /* JSON; an empty object is one value */
+    struct buf value;   /* JSON without white space; an empty object is one value */
+    struct buf meaning; /* equal where two values say the same */
 };
 
 struct config_entries {

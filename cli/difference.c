@@ -315,11 +315,14 @@ static int config_compare(struct difference *difference)
         int order = i == a->count   ? 1
                     : k == b->count ? -1
                                     : strcmp(a->entries[i].key, b->entries[k].key);
-        const struct buf *left = order <= 0 ? &a->entries[i].value : NULL;
-        const struct buf *right = order >= 0 ? &b->entries[k].value : NULL;
-        if (!left || !right || !bytes_equal(buf_bytes(left), buf_bytes(right)))
-            difference->config[difference->config_count++] = (struct config_difference
-            ){order <= 0 ? a->entries[i].key : b->entries[k].key, left, right};
+        const struct config_entry *left = order <= 0 ? &a->entries[i] : NULL;
+        const struct config_entry *right = order >= 0 ? &b->entries[k] : NULL;
+        if (!left || !right || !bytes_equal(buf_bytes(&left->meaning), buf_bytes(&right->meaning)))
+            difference->config[difference->config_count++] = (struct config_difference){
+                .key = order <= 0 ? a->entries[i].key : b->entries[k].key,
+                .a = left ? &left->value : NULL,
+                .b = right ? &right->value : NULL,
+            };
         i += order <= 0;
         k += order >= 0;
     }

@@ -251,6 +251,18 @@ int peft_config_decode(struct peft_config *out, struct bytes json)
     return 0;
 }
 
+bool peft_key_is_set(const char *key)
+{
+    static const char *const sets[] = {
+        "target_modules", "exclude_modules", "modules_to_save", "layers_to_transform"};
+
+    for (size_t i = 0; i < sizeof(sets) / sizeof(*sets); i++) {
+        if (strcmp(key, sets[i]) == 0)
+            return true;
+    }
+    return false;
+}
+
 void peft_config_release(struct peft_config *config)
 {
     for (size_t i = 0; i < config->modules_to_save_count; i++)

@@ -31,6 +31,10 @@ struct peft_config {
 MUST_CHECK int peft_config_decode(struct peft_config *out, struct bytes json);
 void peft_config_release(struct peft_config *config);
 
+/* Is this key of adapter_config.json a set to PEFT, so that the order of its list means nothing?
+   (peft/tuners/vera/config.py, peft/utils/other.py) */
+bool peft_key_is_set(const char *key);
+
 /* One adapted linear layer. */
 struct adapter_module {
     char *name;             /* without PEFT_PREFIX: "model.layers.0.self_attn.q_proj" */

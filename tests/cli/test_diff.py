@@ -191,9 +191,10 @@ class Diff(RepositoryTest):
             changed = json.load(config)
         changed["modules_to_save"].reverse()
         changed["vera_dropout"] = 0.25
+        changed["d_initial"] = "D_INITIAL"
         changed["nested"] = {"a": [1, {"b": None}], "c": {}}
         with open(path, "w", encoding="utf-8") as config:
-            json.dump(changed, config)
+            config.write(json.dumps(changed).replace('"D_INITIAL"', "1e-1"))  # 0.1 in other words
         with open(os.path.join(second, "notes.txt"), "w", encoding="utf-8") as notes:
             notes.write("new\n")
         os.remove(os.path.join(second, "README.md"))
