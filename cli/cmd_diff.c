@@ -7,10 +7,12 @@
 
 #include "cli/describe.h"
 #include "cli/difference.h"
+#include "cli/html.h"
 #include "cli/refs.h"
+#include "cli/report_html.h"
 
 struct arguments {
-    const char *base;
+    const char *base, *html;
     bool zero, stat, exit_code;
 };
 
@@ -141,18 +143,6 @@ static int difference_json(const struct difference *difference)
 
 /* Words */
 
-static bool is_changed(const struct module_difference *module)
-{
-    return module->change != CHANGE_NONE || module->effect.delta_norm > 0;
-}
-
-static double change_size(const struct module_difference *module)
-{
-    if (module->effect.has_relative)
-        return module->effect.relative;
-    return module->effect.delta_norm > 0 ? INFINITY : 0;
-}
-
 static int row_order(const void *a, const void *b)
 {
     const struct row *left = a, *right = b;
@@ -174,8 +164,8 @@ rows_make(struct row **out, size_t *count, const struct difference *difference, 
     *count = 0;
     for (size_t i = 0; i < difference->module_count; i++) {
         const struct module_difference *module = &difference->modules[i];
-        double size = zero ? module->effect.norm_a : change_size(module);
-        if (is_changed(module))
+        double size = zero ? module->effect.norm_a : module_change(module);
+        if (module_is_changed(module))
             rows[(*count)++] = (struct row){module, size, zero};
     }
     if (*count)
@@ -184,17 +174,12 @@ rows_make(struct row **out, size_t *count, const struct difference *difference, 
     return 0;
 }
 
-/* "54.21%", "new" where there was nothing before; a norm. */
 static void size_text(char out[24], const struct row *row)
 {
     if (row->is_norm)
         snprintf(out, 24, "%.4g", row->size);
-    else if (isinf(row->size))
-        snprintf(out, 24, "new");
-    else if (row->size == 0 || row->size >= 1e-4)
-        snprintf(out, 24, "%.2f%%", 100 * row->size);
     else
-        snprintf(out, 24, "%.1e%%", 100 * row->size);
+        change_text(out, row->size);
 }
 
 static void cosine_text(char out[24], const struct comparison *effect)
@@ -391,7 +376,7 @@ static bool is_told(const struct difference *difference, const char *path)
     if (strcmp(path, PEFT_MODEL) != 0)
         return false;
     for (size_t i = 0; i < difference->module_count; i++) {
-        if (is_changed(&difference->modules[i]))
+        if (module_is_changed(&difference->modules[i]))
             return true;
     }
     return difference->tensor_count > 0;
@@ -464,6 +449,33 @@ static int difference_say(
     return 0;
 }
 
+/* The page, before anything is said: where it cannot be written, nothing is. */
+static int page_write(struct cli *cli, const struct report *report, const char *path)
+{
+    AUTO_BUF(page);
+    int err = report_html(&page, cli, report);
+
+    return err ? err : html_write(path, buf_bytes(&page));
+}
+
+static int arguments_check(struct cli *cli, const struct arguments *arguments)
+{
+    const char *second = operand_at(cli, 1);
+
+    if (arguments->zero && second)
+        return cli_usage_error(
+            "--zero compares one version with no adapter, and %s is a second one", second
+        );
+    if (!arguments->html)
+        return 0;
+    if (strcmp(arguments->html, "-") == 0) {
+        if (cli->json)
+            return cli_usage_error("--html - and --json both want standard output");
+        cli->human = stderr;
+    }
+    return html_check_target(arguments->html);
+}
+
 static int diff_run(struct cli *cli, const void *arguments_of)
 {
     const struct arguments *arguments = arguments_of;
@@ -473,15 +485,13 @@ static int diff_run(struct cli *cli, const void *arguments_of)
     AUTO_SOURCE(b);
     AUTO_DIFFERENCE(difference);
     struct source *other = arguments->zero ? NULL : &b;
+    const struct report report = {&difference, {&a, other}, texts};
     int err;
 
-    if (arguments->zero && second)
-        return cli_usage_error(
-            "--zero compares one version with no adapter, and %s is a second one", second
-        );
-    if ((err = source_load(&a, cli, texts[0])) ||
+    if ((err = arguments_check(cli, arguments)) || (err = source_load(&a, cli, texts[0])) ||
         (other && (err = source_load(other, cli, texts[1]))) ||
         (err = difference_find(&difference, &a, other, texts, arguments->base, cli->progress)) ||
+        (arguments->html && (err = page_write(cli, &report, arguments->html))) ||
         (err = difference_say(cli, &difference, &a, other, texts, arguments)) ||
         (cli->json && (err = difference_json(&difference))))
         return err;
@@ -514,6 +524,14 @@ static const struct option options[] = {
         .help = "Exit status 1 where the two are not the same snapshot",
     },
     {
+        .name = "html",
+        .kind = OPTION_TEXT,
+        .target = offsetof(struct arguments, html),
+        .value = "FILE",
+        .complete = COMPLETE_FILE,
+        .help = "Write a page to look at in a browser; '-' is standard output",
+    },
+    {
         .name = "base",
         .kind = OPTION_TEXT,
         .target = offsetof(struct arguments, base),
@@ -536,11 +554,16 @@ const struct command command_diff = {
         "are compared as well, as long as the base model is one. Biases and whole modules, the "
         "configuration and other files are listed apart.\n\n"
         "How many inputs a module has is known where a version was committed with --base; else "
-        "--base MODEL tells it here.",
+        "--base MODEL tells it here.\n\n"
+        "--html FILE writes one page that loads nothing: a map of layers and types of modules, "
+        "histograms of d and b, and all tables, which sort there. An older page in FILE is "
+        "replaced; anything else that is there stays, and is an error. With --html - the words go "
+        "to standard error.",
     .examples = "vera diff main~1\n"
                 "vera diff main~5 main --stat\n"
                 "vera diff main ./out/checkpoint-100 --base models/llama\n"
-                "vera diff main --zero",
+                "vera diff main --zero\n"
+                "vera diff main~5 main --html changes.html",
     .operands = operands,
     .options = options,
     .arguments_size = sizeof(struct arguments),

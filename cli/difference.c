@@ -14,6 +14,28 @@ const char *change_name(enum change change)
     return names[change];
 }
 
+bool module_is_changed(const struct module_difference *module)
+{
+    return module->change != CHANGE_NONE || module->effect.delta_norm > 0;
+}
+
+double module_change(const struct module_difference *module)
+{
+    if (module->effect.has_relative)
+        return module->effect.relative;
+    return module->effect.delta_norm > 0 ? INFINITY : 0;
+}
+
+void change_text(char out[24], double change)
+{
+    if (isinf(change))
+        snprintf(out, 24, "new");
+    else if (change == 0 || change >= 1e-4)
+        snprintf(out, 24, change < 1e6 ? "%.2f%%" : "%.3g%%", 100 * change);
+    else
+        snprintf(out, 24, "%.1e%%", 100 * change);
+}
+
 void difference_release(struct difference *difference)
 {
     free(difference->modules);

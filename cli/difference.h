@@ -21,6 +21,13 @@ struct module_difference {
                                       the module, all of the other's */
 };
 
+/* Are its vectors others, or what it does? */
+bool module_is_changed(const struct module_difference *module);
+/* Relative to what it was; infinite where it did nothing before and does something now. */
+double module_change(const struct module_difference *module);
+/* "54.21%", "new" for an infinite one. */
+void change_text(char out[24], double change);
+
 struct tensor_difference {
     const char *name; /* without PEFT's prefix */
     enum change change;

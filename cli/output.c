@@ -16,9 +16,7 @@
 #define WIDTH_MIN     25
 #define WIDTH_MAX     10000
 
-/* How many bytes the text begins with that are one character fit to be shown; 0: the first is not.
- */
-static size_t plain_length(struct bytes text)
+size_t output_plain_length(struct bytes text)
 {
     size_t n = utf8_length(text);
 
@@ -34,7 +32,7 @@ void output_plain(FILE *file, struct bytes text)
     size_t done = 0;
 
     for (size_t i = 0; i < text.len;) {
-        size_t n = plain_length((struct bytes){text.data + i, text.len - i});
+        size_t n = output_plain_length((struct bytes){text.data + i, text.len - i});
         if (n == 0) {
             fwrite(text.data + done, 1, i - done, file);
             fprintf(file, "\\x%02x", text.data[i]);
@@ -232,6 +230,13 @@ int output_finish(void)
     return bad ? stdout_error() : 0;
 }
 
+int output_write(struct bytes result)
+{
+    errno = 0;
+    fwrite(result.data, 1, result.len, stdout);
+    return fflush(stdout) == 0 ? 0 : stdout_error();
+}
+
 void cli_json_begin(struct json_writer *writer, struct buf *buf)
 {
     buf->len = 0;
@@ -245,9 +250,7 @@ int cli_json_end(struct json_writer *writer)
     int err = json_write_end(writer);
     if (err < 0 || (err = buf_append_byte(writer->out, '\n')) < 0)
         return err;
-    errno = 0;
-    fwrite(writer->out->data, 1, writer->out->len, stdout);
-    return fflush(stdout) == 0 ? 0 : stdout_error();
+    return output_write(buf_bytes(writer->out));
 }
 
 void cli_json_digest(

@@ -4,6 +4,10 @@
 
 #include "cli/cli.h"
 
+/* How many bytes the text begins with that are one character fit to be shown; 0: the first is not.
+ */
+size_t output_plain_length(struct bytes text);
+
 /* The text with control characters (U+0000..1F, U+7F..9F) and bytes that are not UTF-8 as \xNN. */
 void output_plain(FILE *file, struct bytes text);
 
@@ -14,6 +18,9 @@ void output_error(int err, bool json);
 /* Key "error" of the object that is begun: the error that was set. For a command that prints fields
    of its own beside it, and returns CLI_DIFFERENT. */
 void output_error_json(struct json_writer *writer, int err);
+
+/* A result, whole, to standard output: E_IO where it did not arrive. */
+MUST_CHECK int output_write(struct bytes result);
 
 /* Flush and close standard output: E_IO where what was printed did not arrive. */
 MUST_CHECK int output_finish(void);
