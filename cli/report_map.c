@@ -5,7 +5,7 @@
 #include "cli/heat_map.h"
 #include "cli/report_parts.h"
 
-#define STEPS 9 /* of the colour scale; step 0 is no change at all */
+#define STEPS 9 /* of the colour scale; step 0 is none at all */
 
 struct scale {
     bool is_norm; /* with no adapter to compare with */
@@ -151,7 +151,7 @@ static void grid_write(
 {
     html_markup(
         html,
-        "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-labelledby=\"map-title\">\n"
+        "<div class=\"scroll tall\" tabindex=\"0\" role=\"region\" aria-labelledby=\"map-title\">\n"
         "<table class=\"map\">\n<thead><tr><th scope=\"col\">layer</th>"
     );
     for (size_t i = 0; i < map->type_count; i++) {
@@ -197,7 +197,10 @@ static void legend_write(struct html *html, const struct scale *scale)
         snprintf(most, sizeof(most), "%.3g", scale->most);
     else
         change_text(most, scale->most);
-    html_markup(html, "<p class=\"legend\"><span class=\"key q0\"></span> none");
+    html_printf(
+        html, "<p class=\"legend\"><span class=\"key q0\"></span> %s",
+        scale->is_norm ? "nothing" : "no change"
+    );
     if (scale->most > 0) {
         html_markup(html, " <span class=\"ramp\"><span>more than 0</span>");
         for (int i = 1; i <= STEPS; i++)

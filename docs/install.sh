@@ -4,6 +4,7 @@
 #
 #   sh docs/install.sh           what the build and the tests need
 #   sh docs/install.sh arm64     what tests/test_same_bits.py needs to build and run for arm64, too
+#   sh docs/install.sh browser   what tests/cli/test_report.py looks at pages with
 #   sh docs/install.sh fuzz      what tests/run.sh --fuzz needs besides
 #   sh docs/install.sh style     what .ci/run needs besides: the code's form, the manual page, the shells
 set -eu
@@ -25,6 +26,8 @@ build libopenblas-dev  library openblas
 build libcmocka-dev   library cmocka
 build python3         command python3
 build git             command git
+browser chromium      command chromium
+browser chromium-driver command chromedriver
 fuzz  clang           command clang
 fuzz  libclang-rt-14-dev fuzzer -
 style clang-format    command clang-format

@@ -34,6 +34,9 @@ while [ $# -gt 0 ]; do
 done
 
 sh "$top/docs/install.sh" build
+if [ $# = 0 ]; then
+    sh "$top/docs/install.sh" browser
+fi
 
 # The caller's git and vera settings must not reach the tests.
 unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_OBJECT_DIRECTORY VERA_REPO VERA_CPU

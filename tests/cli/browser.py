@@ -36,6 +36,8 @@ class Browser:
         try:
             self.url = f"http://127.0.0.1:{self.read_port()}"
             self.session = self.start(found["chromium"], os.path.join(folder, "profile"))
+            self.open("about:blank")
+            self.requests()  # of the page that the browser itself began with
         except BaseException:
             self.close()
             raise
