@@ -156,11 +156,6 @@ static int header_write(struct html *html, struct cli *cli, const struct report 
     html_markup(html, "</div>\n");
     if (report->difference->identical)
         html_markup(html, "<p class=\"note\">Identical: the same snapshot.</p>\n");
-    if (report->difference->weights_differ)
-        html_markup(
-            html, "<p class=\"note\">The two were made for models of one shape with other "
-                  "weights.</p>\n"
-        );
     if (report->difference->has_effects)
         totals_write(html, report);
     html_markup(html, "</header>\n");
