@@ -76,11 +76,13 @@ static int revert_run(struct cli *cli, const void *arguments)
     return merging_run(cli, &task);
 }
 
-/* "Name <mail>", or nothing where the name is empty: then it is who picks. */
+/* "Name <mail>", or the name alone; nothing where that is empty: then it is who picks. */
 static int author_append(struct buf *out, const struct version *version)
 {
     if (!*version->author_name)
         return 0;
+    if (!*version->author_email)
+        return buf_append_text(out, version->author_name);
     return buf_printf(out, "%s <%s>", version->author_name, version->author_email);
 }
 
@@ -127,7 +129,7 @@ static int pick_run(struct cli *cli, const void *arguments)
         .names = {"its parent", "HEAD", cli->operands[0]},
         .branch = change.branch,
         .message = buf_text(&message),
-        .author = author.len ? (const char *)author.data : NULL,
+        .author = author.len ? buf_text(&author) : NULL,
         .action = "cherry-pick",
     };
     return task.message ? merging_run(cli, &task) : error_wrap(E_NOMEM, "cherry-pick");

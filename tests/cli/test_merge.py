@@ -297,6 +297,17 @@ class ThreeWay(Merging):
         self.assertTrue(self.vera("show", "--json").json["base"]["pinned"])
         self.vera("apply", "HEAD", "--base", MODEL, "--out", "merged")
 
+    def test_a_pin_is_what_both_sides_have_recorded(self):
+        self.branch("plain", self.variant(C, "1", note="no pin"))
+        self.merge("plain", "perl")
+        self.assertFalse(self.vera("show", "--json").json["base"]["pinned"])
+        self.merge("plain", "perl", "--base", MODEL)
+        self.assertTrue(self.vera("show", "--json").json["base"]["pinned"])
+        self.merge("c", "perl")
+        self.assertTrue(self.vera("show", "--json").json["base"]["pinned"])
+        pins = {self.git("--git-dir=.vera", "rev-parse", f"{name}:model/pin") for name in ("c", "HEAD")}
+        self.assertEqual(len(pins), 1)
+
     def test_modules_that_one_side_added_or_removed(self):
         first, second = "model.layers.0.mlp.up_proj", "model.layers.1.self_attn.q_proj"
 
@@ -449,7 +460,8 @@ class History(Merging):
     def test_what_is_merged_is_named_as_git_names_it(self):
         self.vera("tag", "told", "perl")
         commit = self.vera("show", "perl", "--json").json["commit"]
-        for revision, title in (("told", "Merge tag 'told' into x0"), (commit[:9], f"Merge commit '{commit[:9]}' into x1")):
+        for revision, title in (("told", "Merge tag 'told' into x0"),
+                                (commit[:9], f"Merge commit '{commit[:9]}' into x1")):
             name = title.split()[-1]
             self.vera("switch", "-c", name, "c")
             self.vera("merge", revision)
@@ -600,9 +612,26 @@ class OneChange(Merging):
         self.assertEqual(shown["message"].split("\n")[0], "learn perl")
         self.assertEqual(shown["metrics"], {})
         self.assertIn("Ada", shown["author"])
-        self.assertEqual(self.git("--git-dir=.vera", "log", "-1", "--format=%an %cn", "c").strip(), "Ada Ada")
+        self.assertEqual(self.git("--git-dir=.vera", "log", "-1", "--format=%an", "c").strip(), "Ada")
         self.assertEqual(self.merge("c~1", "perl")["snapshot"], result["snapshot"])
         self.check_git()
+
+    def test_a_picked_version_keeps_its_author(self):
+        """Even where git has an odd one."""
+        whole = self.git("--git-dir=.vera", "rev-parse", "perl^{tree}").strip()
+        for number, (author, kept) in enumerate((("Bob <bob@example.org>", "Bob|bob@example.org"), ("Eve <>", "Eve|"),
+                                                 (" <x@example.org>", "Ada|ada@example.org"))):
+            text = (f"tree {whole}\nparent {self.start}\nauthor {author} 1700000000 +0000\n"
+                    "committer Bob <bob@example.org> 1700000000 +0000\n\n"
+                    "odd\n\nMetric-loss: 2\nMerge-Weight: 3\nBy: Bob\n")
+            commit = self.git("--git-dir=.vera", "hash-object", "-t", "commit", "-w", "--stdin", "--literally",
+                              input=text.encode()).strip()
+            self.vera("switch", "-c", f"pick{number}", "c")
+            self.vera("cherry-pick", commit)
+            said = self.git("--git-dir=.vera", "log", "-1", "--format=%an|%ae|%cn|%B", f"pick{number}")
+            self.assertTrue(said.startswith(kept), said)
+            self.assertIn("|Ada|odd\n\nBy: Bob\nMerge-Strategy: task\nMerge-Weight: 1\n", said)
+            self.assertNotIn("Metric", said)
 
     def test_where_it_changes_nothing_it_says_so(self):
         self.vera("switch", "c")
