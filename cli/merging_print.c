@@ -31,34 +31,46 @@ static int conflicts_error(const struct merging *merging)
     );
 }
 
-/* Modules of which something was lost, the largest residual first. Owned by the caller. */
-static int worst_find(size_t **out, size_t *count, const struct merging *merging)
+/* A module of which something was lost. */
+struct loss {
+    double residual;
+    size_t module;
+};
+
+static int loss_compare(const void *a, const void *b)
+{
+    const struct loss *x = a, *y = b;
+
+    if (x->residual != y->residual)
+        return x->residual < y->residual ? 1 : -1;
+    return (x->module > y->module) - (x->module < y->module);
+}
+
+/* The largest residual first. Owned by the caller. */
+static int losses_find(struct loss **out, size_t *count, const struct merging *merging)
 {
     const struct merge *merge = &merging->merge.modules;
-    size_t *worst = array_new(merge->count, sizeof(*worst));
+    struct loss *losses = array_new(merge->count, sizeof(*losses));
 
-    if (!worst)
+    if (!losses)
         return error_wrap(E_NOMEM, "merge");
     *count = 0;
     for (size_t i = 0; i < merge->count; i++) {
-        if (merge->modules[i].residual_norm <= 0)
-            continue;
-        size_t at = (*count)++;
-        for (; at > 0 && merge->modules[worst[at - 1]].residual < merge->modules[i].residual; at--)
-            worst[at] = worst[at - 1];
-        worst[at] = i;
+        if (merge->modules[i].residual_norm > 0)
+            losses[(*count)++] = (struct loss){merge->modules[i].residual, i};
     }
-    *out = worst;
+    qsort(losses, *count, sizeof(*losses), loss_compare);
+    *out = losses;
     return 0;
 }
 
 static int residual_error(const struct merging *merging)
 {
     const struct merge *merge = &merging->merge.modules;
-    AUTO_FREE(size_t, worst);
-    size_t count;
+    AUTO_FREE(struct loss, losses);
+    size_t count = 0;
 
-    int err = worst_find(&worst, &count, merging);
+    int err = losses_find(&losses, &count, merging);
     if (err)
         return err;
     err = error_set(
@@ -69,8 +81,7 @@ static int residual_error(const struct merging *merging)
     );
     for (size_t i = 0; i < count && i < WORST_MAX; i++)
         err = error_detail(
-            err, "%s: residual %.4g", merging->merge.names[worst[i]],
-            merge->modules[worst[i]].residual
+            err, "%s: residual %.4g", merging->merge.names[losses[i].module], losses[i].residual
         );
     if (count > WORST_MAX)
         err = error_detail(err, "and %zu modules more", count - WORST_MAX);
@@ -125,11 +136,10 @@ static void modules_json(struct json_writer *writer, const struct merging *mergi
 static int conflicts_json(struct json_writer *writer, const struct merging *merging, int err)
 {
     const struct conflicts *conflicts = &merging->merge.conflicts;
-    const struct merge *merge = &merging->merge.modules;
-    AUTO_FREE(size_t, worst);
+    AUTO_FREE(struct loss, losses);
     size_t count = 0;
 
-    int failed = err && !conflicts->count ? worst_find(&worst, &count, merging) : 0;
+    int failed = err && !conflicts->count ? losses_find(&losses, &count, merging) : 0;
     if (failed)
         return failed;
     json_write_key(writer, "conflicts");
@@ -137,8 +147,8 @@ static int conflicts_json(struct json_writer *writer, const struct merging *merg
     for (size_t i = 0; i < conflicts->count; i++)
         json_write_text(writer, conflicts->items[i].name);
     for (size_t i = 0; i < count; i++) {
-        if (i == 0 || merge->modules[worst[i]].residual > merging->settings.max_residual)
-            json_write_text(writer, merging->merge.names[worst[i]]);
+        if (i == 0 || losses[i].residual > merging->settings.max_residual)
+            json_write_text(writer, merging->merge.names[losses[i].module]);
     }
     json_write_array_end(writer);
     return 0;
