@@ -8,6 +8,8 @@
 
 #include "cli/heat_map.h"
 
+#include "fault.h"
+
 static struct bytes part(struct bytes text)
 {
     return text.data ? text : text_bytes("");
@@ -83,10 +85,25 @@ static void names_become_rows_and_columns(void **state)
     }
 }
 
+static void no_memory_leaves_no_map(void **state)
+{
+    const char *const names[] = {"m.0.q", "m.1.q", "head"};
+
+    (void)state;
+    for (int n = 0; n < 3; n++) {
+        AUTO_HEAT_MAP(map);
+        fault_after = n;
+        assert_int_equal(heat_map_init(&map, names, 3), E_NOMEM);
+        assert_null(map.cells);
+    }
+    fault_after = -1;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(names_become_rows_and_columns),
+        cmocka_unit_test(no_memory_leaves_no_map),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

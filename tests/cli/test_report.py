@@ -78,6 +78,13 @@ class InBrowser(ReportTest):
         cls.browser = Browser(os.path.join(folder, "browser"))
         cls.addClassCleanup(cls.browser.close)
 
+    def setUp(self):
+        super().setUp()
+        self.browser.open("about:blank")
+        self.browser.resize(WIDTHS[0])
+        self.browser.log()
+        self.browser.requests()
+
     def open(self, path):
         """Nothing but the page itself may be asked for, nothing may be complained of."""
         url = "file://" + quote(path)
