@@ -193,7 +193,7 @@ int report_html(struct buf *out, struct cli *cli, const struct report *report)
         report_rest(&html, report);
     html_markup(
         &html, "<footer><p>ΔW is what an adapter adds to a weight of the model; ‖·‖ is the "
-               "Frobenius norm. Change is ‖ΔW<sub>a</sub> − ΔW<sub>b</sub>‖ beside "
+               "Frobenius norm. Change is ‖ΔW<sub>a</sub>&nbsp;−&nbsp;ΔW<sub>b</sub>‖ beside "
                "‖ΔW<sub>a</sub>‖. Written by vera diff.</p></footer>\n</main>\n<script>"
     );
     html_markup(&html, report_script);

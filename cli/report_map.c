@@ -229,9 +229,10 @@ int report_map(struct html *html, const struct report *report)
     html_printf(
         html, "<section id=\"map\">\n<h2 id=\"map-title\">%s</h2>\n<p>%s</p>\n",
         scale.is_norm ? "Where it acts" : "Where it changed",
-        scale.is_norm ? "‖ΔW‖ of each module. A cell leads to its module."
-                      : "Change of each module in percent: ‖ΔW<sub>a</sub> − ΔW<sub>b</sub>‖ ∕ "
-                        "‖ΔW<sub>a</sub>‖. A cell leads to its module."
+        scale.is_norm
+            ? "‖ΔW‖ of each module. A cell leads to its module."
+            : "Change of each module in percent: ‖ΔW<sub>a</sub>&nbsp;−&nbsp;ΔW<sub>b</sub>‖ ∕ "
+              "‖ΔW<sub>a</sub>‖. A cell leads to its module."
     );
     legend_write(html, &scale);
     if (map.cell_count)
