@@ -403,8 +403,7 @@ int path_parent(char **out, const char *path)
     return *out ? 0 : error_set(E_NOMEM, "out of memory for a path");
 }
 
-/* "<dir>/<prefix>" and six random letters. */
-static int path_random(char **out, const char *dir, const char *prefix)
+int path_random(char **out, const char *dir, const char *prefix)
 {
     static const char letters[] = "abcdefghijklmnopqrstuvwxyz234567";
     AUTO_BUF(temporary);

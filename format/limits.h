@@ -27,10 +27,13 @@
 #define LIMIT_BASIS_VALUES       (UINT64_C(1) << 28) /* values of A, and of B */
 #define LIMIT_SHARDS             UINT64_C(10000)
 #define LIMIT_SAVED_MODULES      UINT64_C(1024) /* names in modules_to_save, at apply */
-#define LIMIT_FRAME_DEPTH        64             /* a reader's; the writer stops at 32 */
-#define LIMIT_INDEX_ROW          1048576        /* bytes of a column in index.sqlite */
-#define LIMIT_QUERY              (64 * KIB)     /* bytes of a query's expression */
-#define LIMIT_QUERY_DEPTH        100            /* parentheses and nots in one another */
+#define LIMIT_ARRIVING           (16 * GIB) /* bytes of one transfer, unless --max-bytes says other */
+#define LIMIT_ARRIVING_MEMORY    (4 * GIB)        /* of the process that takes it */
+#define LIMIT_ARRIVING_REFS      UINT64_C(200000) /* that a remote names */
+#define LIMIT_FRAME_DEPTH        64               /* a reader's; the writer stops at 32 */
+#define LIMIT_INDEX_ROW          1048576          /* bytes of a column in index.sqlite */
+#define LIMIT_QUERY              (64 * KIB)       /* bytes of a query's expression */
+#define LIMIT_QUERY_DEPTH        100              /* parentheses and nots in one another */
 
 /* Header bytes of all shards of a base model together. */
 #define LIMIT_MODEL_HEADERS (256 * MIB)

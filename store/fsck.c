@@ -345,6 +345,55 @@ static void fsck_release(struct fsck *fsck)
     store_release(&fsck->store);
 }
 
+/* Every commit and tag, also one that no ref there leads to: once it is here, it is not looked at
+   when a ref leads to it some day. */
+static int arrived_roots(struct fsck *fsck, const struct id_set *arrived)
+{
+    int err = 0;
+
+    for (size_t i = 0; err == 0 && i < arrived->count; i++) {
+        git_object_t type;
+        size_t bytes, ignored;
+        const git_oid *id = &arrived->ids[i];
+        int code = git_odb_read_header(&bytes, &type, fsck->store->odb, id);
+        if (code < 0)
+            return git_failed(code, "object %s", git_oid_tostr_s(id));
+        if (type == GIT_OBJECT_COMMIT || type == GIT_OBJECT_TAG)
+            err = graph_root(&ignored, &fsck->graph, id, type);
+    }
+    return err;
+}
+
+static int arrived_check(struct fsck *fsck, const struct id_set *arrived)
+{
+    struct graph *graph = &fsck->graph;
+
+    int err = graph_init(graph, fsck->store);
+    graph->within = arrived;
+    graph->others_exist = true;
+    if (err < 0 || (err = arrived_roots(fsck, arrived)) < 0 ||
+        (err = graph_walk(graph, graph_bad, fsck)) < 0 || (err = contents_check(fsck)) < 0)
+        return err;
+    const struct fsck_bad *bad = fsck->report->bad;
+    if (fsck->report->bad_count)
+        return error_set(E_CORRUPT, "object %s: %s", bad->object, bad->problem);
+    return 0;
+}
+
+int fsck_arrived(uint64_t *out_versions, struct store *quarantined, const struct id_set *arrived)
+{
+    struct fsck_report report = {0};
+    __attribute__((cleanup(fsck_release))) struct fsck fsck = {.report = &report};
+
+    int err = store_open(&fsck.store, store_path(quarantined), store_path(quarantined));
+    if (err == 0)
+        err = arrived_check(&fsck, arrived);
+    if (err == 0)
+        *out_versions = report.versions;
+    fsck_report_release(&report);
+    return err;
+}
+
 int store_fsck(struct fsck_report *out, struct store *store, struct progress *progress)
 {
     struct fsck_report report = {0};

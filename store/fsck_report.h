@@ -33,6 +33,11 @@ MUST_CHECK int fsck_bad_ref(struct fsck *fsck, const char *ref, int err);
 /* Fill in which versions and branches each line touches, and which none does. */
 MUST_CHECK int fsck_touched(struct fsck *fsck);
 
+/* fsck.c: what arrived in a quarantine, every commit of it, as store_fsck() would look at it; what
+   that leads to beyond must be there. E_CORRUPT naming the first thing that is wrong. */
+MUST_CHECK int
+fsck_arrived(uint64_t *out_versions, struct store *quarantined, const struct id_set *arrived);
+
 /* fsck_refs.c: read every ref and reflog; what they lead to becomes a root. */
 MUST_CHECK int fsck_refs(struct fsck *fsck);
 

@@ -68,6 +68,25 @@ static int name_add(uint32_t *out, struct graph *graph, const char *name)
     return buf_append(&graph->names, name, strlen(name) + 1);
 }
 
+/* What lies outside: enough that it is there, as what it is called. */
+static int other_check(const struct graph *graph, const git_oid *id, git_object_t type)
+{
+    git_object_t found;
+    size_t bytes;
+
+    int code = git_odb_read_header(&bytes, &found, graph->store->odb, id);
+    if (code == GIT_ENOTFOUND)
+        return error_set(E_CORRUPT, "object %s is missing", git_oid_tostr_s(id));
+    if (code < 0)
+        return git_failed(code, "object %s", git_oid_tostr_s(id));
+    if (type != GIT_OBJECT_ANY && found != type)
+        return error_set(
+            E_CORRUPT, "object %s is a %s, not a %s", git_oid_tostr_s(id),
+            git_object_type2string(found), git_object_type2string(type)
+        );
+    return 0;
+}
+
 /* The last edge of the node that is being read. */
 static int
 edge_add(struct graph *graph, size_t from, const git_oid *id, git_object_t type, const char *name)
@@ -77,7 +96,7 @@ edge_add(struct graph *graph, size_t from, const git_oid *id, git_object_t type,
     uint32_t offset;
 
     if (graph->within && !id_set_find(&to, graph->within, id))
-        return 0;
+        return graph->others_exist ? other_check(graph, id, type) : 0;
     int err = node_add(&to, &is_new, graph, id, type);
     if (err < 0 || (err = name_add(&offset, graph, name)) < 0)
         return err;

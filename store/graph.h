@@ -30,6 +30,7 @@ struct graph {
     struct buf names; /* NUL-terminated, one after the other */
     struct id_set shallow;
     const struct id_set *within; /* others are not looked at; NULL: all are */
+    bool others_exist;           /* but they must be there, and be what their referrer says */
     size_t next;                 /* node to be read */
 };
 

@@ -1,0 +1,48 @@
+/*
+ * Objects from another repository, checked before they are ours.
+ *
+ * A process of its own, with limits on memory and files, fetches into a quarantine and looks at
+ * everything that is new as fsck would: git's hashes, manifests, frames, digests, bases, and that
+ * whatever these lead to is there. Only then its packs are moved here. No ref moves: who called
+ * does that, by compare-and-swap, and until then nothing leads to what has arrived.
+ */
+#ifndef STORE_ARRIVAL_H
+#define STORE_ARRIVAL_H
+
+#include "store/internal.h"
+
+struct arrival_request {
+    const char *url;          /* as libgit2 takes it; a path may hold .vera */
+    const char *const *specs; /* "refs/heads/main", "refs/tags/v*": which refs are wanted */
+    size_t spec_count;        /* 0: all branches and tags */
+    uint64_t max_bytes;       /* 0: LIMIT_ARRIVING */
+    unsigned stall_seconds;   /* nothing comes for so long: given up; 0: 60 */
+    struct progress *progress;
+    /* Called in the other process: credentials and certificates; or NULL. */
+    int (*network)(git_remote_callbacks *callbacks, void *context);
+    void *network_context;
+};
+
+struct arrived_ref {
+    char *name; /* whole, "refs/heads/main" */
+    git_oid id; /* a commit, or of a tag an annotated one */
+};
+
+struct arrival {
+    struct arrived_ref *refs; /* wanted ones that are there, in byte order of name */
+    size_t count, capacity;
+    char *head;              /* where the other one's HEAD is, "refs/heads/main", or NULL */
+    uint64_t bytes, objects; /* that were received */
+    uint64_t versions;       /* new commits */
+};
+
+#define AUTO_ARRIVAL(name) __attribute__((cleanup(arrival_release))) struct arrival name = {0}
+
+/* Errors: E_NOTFOUND (no such repository), E_IO (network; nothing came for too long), E_CORRUPT
+   (what came is damaged, or not what it says, or leads to what is missing), E_LIMIT, E_UNSUPPORTED,
+   E_INTERRUPTED. Then nothing is left of it. */
+MUST_CHECK int
+arrival_fetch(struct arrival *out, struct store *store, const struct arrival_request *request);
+void arrival_release(struct arrival *arrival);
+
+#endif
