@@ -33,7 +33,7 @@ struct arrival {
     size_t count, capacity;
     char *head;              /* where the other one's HEAD is, "refs/heads/main", or NULL */
     uint64_t bytes, objects; /* that were received */
-    uint64_t versions;       /* new commits */
+    uint64_t versions;       /* commits among them */
 };
 
 #define AUTO_ARRIVAL(name) __attribute__((cleanup(arrival_release))) struct arrival name = {0}
