@@ -1,6 +1,6 @@
 /* Objects from another repository. See arrival.h. */
 #define _GNU_SOURCE
-#include "store/arrival.h"
+#include "store/arrival_child.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -46,10 +46,6 @@ struct record_head {
     uint32_t type, bytes;
 };
 
-struct counts {
-    uint64_t bytes, objects, versions;
-};
-
 static int record_write(int fd, enum record_type type, struct bytes first, struct bytes second)
 {
     const struct record_head head = {(uint32_t)type, (uint32_t)(first.len + second.len)};
@@ -69,20 +65,6 @@ static struct bytes bytes_at(const void *data, size_t len)
 }
 
 /* The process that fetches */
-
-struct child {
-    const struct arrival_request *request;
-    struct store *quarantined;
-    git_remote *remote;
-    int pipe;
-    uint64_t max_bytes;
-    unsigned stall_seconds;
-    int err; /* ours, that a callback ended with */
-    git_oid *tips;
-    bool *is_branch; /* by index in tips */
-    size_t tip_count, tip_capacity, branch_capacity;
-    struct counts counts;
-};
 
 /* Only the parent may remove the quarantine; nothing else here outlives the process. */
 static void limit_set(int resource, rlim_t value)
@@ -116,21 +98,10 @@ static void limits_set(const struct child *child)
 static int transfer_progress(const git_indexer_progress *stats, void *context)
 {
     struct child *child = context;
-    const uint64_t bytes = stats->received_bytes;
 
     alarm(child->stall_seconds);
-    child->counts.bytes = bytes;
     child->counts.objects = stats->received_objects;
-    if (bytes > child->max_bytes) {
-        child->err = error_set(
-            E_LIMIT, "more than %llu bytes come from there", (unsigned long long)child->max_bytes
-        );
-        child->err = error_hint(child->err, "--max-bytes N allows more");
-        return GIT_EUSER;
-    }
-    child->err = record_write(
-        child->pipe, RECORD_PROGRESS, bytes_at(&bytes, sizeof(bytes)), (struct bytes){0}
-    );
+    child->err = child_progress(child, stats->received_bytes);
     return child->err < 0 ? GIT_EUSER : 0;
 }
 
@@ -191,27 +162,46 @@ static bool is_wanted(const struct arrival_request *request, const char *name)
     return false;
 }
 
-static int ref_tell(struct child *child, const git_remote_head *head)
+int child_head(struct child *child, const char *branch)
 {
-    int valid = 0;
+    return record_write(child->pipe, RECORD_HEAD, text_bytes(branch), (struct bytes){0});
+}
 
-    if (git_reference_name_is_valid(&valid, head->name) < 0 || !valid)
-        return error_set(E_CORRUPT, "a ref's name is none: '%s'", head->name);
-    int err = array_grow(
-        &child->tips, &child->tip_capacity, child->tip_count + 1, sizeof(*child->tips)
-    );
-    if (err == 0)
-        err = array_grow(
-            &child->is_branch, &child->branch_capacity, child->tip_count + 1,
-            sizeof(*child->is_branch)
+int child_progress(struct child *child, uint64_t bytes)
+{
+    child->counts.bytes = bytes;
+    if (bytes > child->max_bytes) {
+        int err = error_set(
+            E_LIMIT, "more than %llu bytes come from there", (unsigned long long)child->max_bytes
         );
-    if (err < 0)
-        return err;
-    child->is_branch[child->tip_count] = strncmp(head->name, REF_HEADS, strlen(REF_HEADS)) == 0;
-    child->tips[child->tip_count++] = head->oid;
+        return error_hint(err, "--max-bytes N allows more");
+    }
     return record_write(
-        child->pipe, RECORD_REF, bytes_at(&head->oid, sizeof(head->oid)), text_bytes(head->name)
+        child->pipe, RECORD_PROGRESS, bytes_at(&bytes, sizeof(bytes)), (struct bytes){0}
     );
+}
+
+int child_ref(struct child *child, const char *name, const git_oid *id)
+{
+    int valid = 0, err;
+
+    if (!is_wanted(child->request, name))
+        return 0;
+    if (git_reference_name_is_valid(&valid, name) < 0 || !valid)
+        return error_set(E_CORRUPT, "a ref's name is none: '%s'", name);
+    if (child->tip_count >= LIMIT_ARRIVING_REFS)
+        return error_set(E_LIMIT, "more than %zu refs there", child->tip_count);
+    if ((err = array_grow(
+             &child->tips, &child->tip_capacity, child->tip_count + 1, sizeof(*child->tips)
+         )) < 0 ||
+        (err = array_grow(
+             &child->is_branch, &child->branch_capacity, child->tip_count + 1,
+             sizeof(*child->is_branch)
+         )) < 0)
+        return err;
+    child->is_branch[child->tip_count] = strncmp(name, REF_HEADS, strlen(REF_HEADS)) == 0;
+    child->tips[child->tip_count++] = *id;
+    return record_write(child->pipe, RECORD_REF, bytes_at(id, sizeof(*id)), text_bytes(name));
 }
 
 static int refs_tell(struct child *child)
@@ -223,16 +213,12 @@ static int refs_tell(struct child *child)
     int code = git_remote_ls(&heads, &count, child->remote);
     if (code < 0)
         return child_failed(child, code);
-    if (count > LIMIT_ARRIVING_REFS)
-        return error_set(E_LIMIT, "%zu refs there: too many", count);
     for (size_t i = 0; err == 0 && i < count; i++) {
         const git_remote_head *head = heads[i];
         if (strcmp(head->name, "HEAD") == 0 && head->symref_target)
-            err = record_write(
-                child->pipe, RECORD_HEAD, text_bytes(head->symref_target), (struct bytes){0}
-            );
-        else if (!strstr(head->name, "^{}") && is_wanted(child->request, head->name))
-            err = ref_tell(child, head);
+            err = child_head(child, head->symref_target);
+        else if (!strstr(head->name, "^{}"))
+            err = child_ref(child, head->name, &head->oid);
     }
     return err;
 }
@@ -277,7 +263,7 @@ static int download(struct child *child, const git_remote_callbacks *callbacks)
     return code < 0 ? child_failed(child, code) : 0;
 }
 
-static int fetch(struct child *child)
+static int network_fetch(struct child *child)
 {
     git_remote_callbacks callbacks;
     int err = callbacks_set(&callbacks, child);
@@ -346,10 +332,11 @@ static int check(struct child *child, const char *path)
 
 static int child_work(struct child *child, const char *path)
 {
-    int err;
+    int err = store_open(&child->quarantined, path, path);
 
-    if ((err = store_open(&child->quarantined, path, path)) < 0 || (err = fetch(child)) < 0 ||
-        (err = check(child, path)) < 0)
+    if (err == 0)
+        err = url_is_path(child->request->url) ? path_fetch(child) : network_fetch(child);
+    if (err < 0 || (err = check(child, path)) < 0)
         return err;
     return record_write(
         child->pipe, RECORD_COUNTS, bytes_at(&child->counts, sizeof(child->counts)),

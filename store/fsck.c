@@ -119,6 +119,17 @@ static void versions_release(struct versions *versions)
     id_set_release(&versions->snapshots);
 }
 
+/* The tree; the commit itself where that has arrived without its tree, which was here. */
+static uint32_t commit_tree(const struct graph *graph, uint32_t commit)
+{
+    const struct graph_node *node = &graph->nodes[commit];
+
+    if (node->edges_begin == node->edges_end)
+        return commit;
+    uint32_t first = graph->edges[node->edges_begin].to;
+    return graph->nodes[first].type == GIT_OBJECT_TREE ? first : commit;
+}
+
 static int versions_init(struct versions *versions, struct fsck *fsck)
 {
     const struct graph *graph = &fsck->graph;
@@ -137,7 +148,7 @@ static int versions_init(struct versions *versions, struct fsck *fsck)
         fsck->report->versions++;
         if (!node->is_read)
             continue;
-        uint32_t tree = graph->edges[node->edges_begin].to;
+        uint32_t tree = commit_tree(graph, (uint32_t)i);
         if (versions->marks[tree])
             continue;
         versions->marks[tree] = 1;
@@ -157,6 +168,8 @@ static bool tree_is_whole(uint64_t *out_bytes, struct versions *versions, uint32
     bool is_whole = true;
 
     *out_bytes = 0;
+    if (graph->nodes[tree].type == GIT_OBJECT_COMMIT)
+        return !graph->nodes[tree].is_bad;
     versions->marks[tree] = mark;
     versions->stack[depth++] = tree;
     while (depth > 0) {

@@ -97,6 +97,8 @@ edge_add(struct graph *graph, size_t from, const git_oid *id, git_object_t type,
 
     if (graph->within && !id_set_find(&to, graph->within, id))
         return graph->others_exist ? other_check(graph, id, type) : 0;
+    if (graph->without && git_odb_exists(graph->without, id))
+        return 0;
     int err = node_add(&to, &is_new, graph, id, type);
     if (err < 0 || (err = name_add(&offset, graph, name)) < 0)
         return err;

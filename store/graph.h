@@ -31,6 +31,7 @@ struct graph {
     struct id_set shallow;
     const struct id_set *within; /* others are not looked at; NULL: all are */
     bool others_exist;           /* but they must be there, and be what their referrer says */
+    git_odb *without;            /* what is in there is not looked at; NULL: all is */
     size_t next;                 /* node to be read */
 };
 

@@ -6,7 +6,7 @@
 
 #include <cmocka.h>
 
-#include "store/arrival.h"
+#include "store/arrival_child.h"
 #include "tests/versions.h"
 
 #define VERSIONS 3
@@ -91,8 +91,9 @@ static void test_what_is_here_does_not_come_again(void **state)
     shell("export GIT_DIR=theirs.git && git update-ref refs/heads/main "
           "$(git commit-tree -p main -m again main~2^{tree})");
     assert_int_equal(fetch_from(&third, "theirs.git", 0), 0);
-    /* libgit2's transport of paths sends what tags lead to again; not what branches do. */
-    assert_true(third.versions >= 1 && third.versions <= 2 && third.objects < first.objects);
+    assert_int_equal(third.versions, 1); /* its tree is here already */
+    assert_int_equal(third.objects, 1);
+    assert_shell("git cat-file -t $(git --git-dir=theirs.git rev-parse main)", "commit");
 }
 
 static void test_an_empty_repository_and_none(void **state)
@@ -207,6 +208,63 @@ static void test_a_branch_is_one_of_commits(void **state)
     assert_nothing_is_left();
 }
 
+static void test_only_what_is_wanted_arrives(void **state)
+{
+    static const char *const side[] = {"refs/heads/side/*"};
+    struct arrival_request request = {.url = "theirs.git", .specs = side, .spec_count = 1};
+    AUTO_ARRIVAL(arrival);
+
+    (void)state;
+    assert_int_equal(arrival_fetch(&arrival, store, &request), 0);
+    assert_int_equal(arrival.count, 1);
+    assert_int_equal(arrival.versions, 2);
+    assert_shell(
+        "git cat-file -e $(git --git-dir=theirs.git rev-parse main) 2>/dev/null || echo no", "no"
+    );
+}
+
+static void test_a_commit_whose_tree_is_here_is_looked_at(void **state)
+{
+    AUTO_ARRIVAL(first);
+    AUTO_ARRIVAL(second);
+
+    (void)state;
+    assert_int_equal(fetch_from(&first, "theirs.git", 0), 0);
+    shell("export GIT_DIR=theirs.git && git update-ref refs/heads/main "
+          "$(git commit-tree -p main -m 'no version' main:vectors)");
+    assert_int_equal(fetch_from(&second, "theirs.git", 0), E_CORRUPT);
+}
+
+static void test_urls_of_paths(void **state)
+{
+    static const struct {
+        const char *url;
+        bool is_path;
+    } cases[] = {
+        {"theirs.git", true},    {"/srv/a:b/c", true},        {"./host:path", true},
+        {"host:path", false},    {"user@host:path/x", false}, {"https://host/x", false},
+        {"ssh://host/x", false}, {"file:///srv/x", true},     {"git://host/x", false},
+    };
+    AUTO_ARRIVAL(arrival);
+    AUTO_BUF(url);
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+        assert_int_equal(url_is_path(cases[i].url), cases[i].is_path);
+    shell("cp -a theirs.git 'a b%41.git' && mkdir 'host:path' && cp -a theirs.git host:path/.vera");
+    assert_true(url_is_path("host:path"));
+    assert_int_equal(fetch_from(&arrival, "host:path", 0), 0);
+    assert_int_equal(arrival.count, 3);
+    arrival_release(&arrival);
+    assert_int_equal(buf_printf(&url, "file://%s/a%%20b%%2541.git", scratch), 0);
+    if (fetch_from(&arrival, (char *)url.data, 0) != 0)
+        fail_msg("%s", error_message());
+    assert_int_equal(arrival.count, 3);
+    arrival_release(&arrival);
+    assert_int_equal(fetch_from(&arrival, "file://elsewhere/x", 0), E_INVALID);
+    assert_int_equal(fetch_from(&arrival, "file:///no/where", 0), E_NOTFOUND);
+}
+
 /* What no ref leads to is looked at as well: one that does may come later, when it is here. */
 static void test_nothing_arrives_unchecked(void **state)
 {
@@ -248,6 +306,9 @@ int main(void)
         ARRIVAL_TEST(test_a_ref_to_what_is_missing_is_refused),
         ARRIVAL_TEST(test_a_branch_is_one_of_commits),
         ARRIVAL_TEST(test_nothing_arrives_unchecked),
+        ARRIVAL_TEST(test_only_what_is_wanted_arrives),
+        ARRIVAL_TEST(test_a_commit_whose_tree_is_here_is_looked_at),
+        ARRIVAL_TEST(test_urls_of_paths),
         ARRIVAL_TEST(test_what_the_dead_left_is_removed),
     };
 

@@ -1,0 +1,39 @@
+/* What the files of an arrival's own process share. See arrival.h. */
+#ifndef STORE_ARRIVAL_CHILD_H
+#define STORE_ARRIVAL_CHILD_H
+
+#include "store/arrival.h"
+
+struct counts {
+    uint64_t bytes, objects, versions;
+};
+
+struct child {
+    const struct arrival_request *request;
+    struct store *quarantined;
+    git_remote *remote;
+    int pipe;
+    uint64_t max_bytes;
+    unsigned stall_seconds;
+    int err; /* ours, that a callback ended with */
+    git_oid *tips;
+    bool *is_branch; /* by index in tips */
+    size_t tip_count, tip_capacity, branch_capacity;
+    struct counts counts;
+};
+
+/* A ref that is there: told to the other process, and a tip from now on, where it is wanted. */
+MUST_CHECK int child_ref(struct child *child, const char *name, const git_oid *id);
+/* Where HEAD is, "refs/heads/main". */
+MUST_CHECK int child_head(struct child *child, const char *branch);
+MUST_CHECK int child_progress(struct child *child, uint64_t bytes);
+
+/* arrival_path.c: is this a path, or file://? */
+bool url_is_path(const char *url);
+/* The repository at such a URL. E_NOTFOUND; store_open()'s errors. */
+MUST_CHECK int path_open(struct store **out, const char *url);
+/* Pack what is wanted and not here, from there into the quarantine. (libgit2's own transport of
+   paths sends what every ref there leads to.) */
+MUST_CHECK int path_fetch(struct child *child);
+
+#endif
