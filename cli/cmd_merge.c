@@ -68,9 +68,9 @@ static int unrelated(const char *revision)
     );
 
     return error_hint(
-        err,
-        "a merge needs one to tell what each side changed; vera export --as lora writes both as "
-        "LoRA, whose weights can be added"
+        err, "a merge needs one to tell what each side changed; 'vera apply A B' puts both onto a "
+             "model, "
+             "and as LoRA, in PEFT, their weights can be added"
     );
 }
 

@@ -449,7 +449,7 @@ static void test_different_bases_are_refused_or_one_side_is_taken_whole(void **s
         int err = merge_adapter(&merge, &request);
         if (prefer == PREFER_NONE) {
             assert_int_equal(err, E_UNSUPPORTED);
-            assert_non_null(strstr(error_hint_text(), "--as lora"));
+            assert_non_null(strstr(error_hint_text(), "LoRA"));
             continue;
         }
         must(err);
