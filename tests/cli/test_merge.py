@@ -351,7 +351,7 @@ class ThreeWay(Merging):
         before = self.state()
         for strategy in ("task", "average"):
             self.fails("merge", "other", "--strategy", strategy, code="UNSUPPORTED", says="base",
-                       hint=["--strategy ours", "lora"])
+                       hint=["--strategy ours", "LoRA"])
         self.assertEqual(self.state(), before)
         self.assertEqual(self.merge("c", "other", "--strategy", "theirs")["modules"][0]["taken"], "theirs")
         self.assertEqual(tree(self.export("HEAD")), {**tree(other), "README.md": tree(other)["README.md"]})
