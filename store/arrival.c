@@ -1,27 +1,12 @@
 /* Objects from another repository. See arrival.h. */
-#define _GNU_SOURCE
 #include "store/arrival_child.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <poll.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-#include "format/file.h"
 #include "format/limits.h"
 #include "store/fsck_report.h"
 #include "store/quarantine.h"
-
-#define STALL_SECONDS 60u
-#define CPU_SECONDS   3600u
-#define RECORD_MAX    MIB
-#define PAUSE_MS      100
 
 void arrival_release(struct arrival *arrival)
 {
@@ -32,32 +17,12 @@ void arrival_release(struct arrival *arrival)
     *arrival = (struct arrival){0};
 }
 
-/* Records: what the two processes tell each other. A type, a length, bytes. */
-
-enum record_type {
-    RECORD_PROGRESS, /* uint64_t bytes so far */
-    RECORD_REF,      /* git_oid, name */
-    RECORD_HEAD,     /* name */
-    RECORD_COUNTS,   /* struct counts: the last one where all is well */
-    RECORD_ERROR,    /* int code, error_pack()'s text: the last one else */
+/* What the two processes tell each other. */
+enum {
+    RECORD_REF,    /* git_oid, name */
+    RECORD_HEAD,   /* name */
+    RECORD_COUNTS, /* struct counts */
 };
-
-struct record_head {
-    uint32_t type, bytes;
-};
-
-static int record_write(int fd, enum record_type type, struct bytes first, struct bytes second)
-{
-    const struct record_head head = {(uint32_t)type, (uint32_t)(first.len + second.len)};
-    AUTO_BUF(record);
-    int err;
-
-    if ((err = buf_append(&record, &head, sizeof(head))) < 0 ||
-        (err = buf_append(&record, first.data, first.len)) < 0 ||
-        (err = buf_append(&record, second.data, second.len)) < 0)
-        return err;
-    return fd_write_all(fd, record.data, record.len, "pipe");
-}
 
 static struct bytes bytes_at(const void *data, size_t len)
 {
@@ -66,40 +31,10 @@ static struct bytes bytes_at(const void *data, size_t len)
 
 /* The process that fetches */
 
-/* Only the parent may remove the quarantine; nothing else here outlives the process. */
-static void limit_set(int resource, rlim_t value)
-{
-    struct rlimit limit;
-
-    if (getrlimit(resource, &limit) != 0)
-        return;
-    if (limit.rlim_max != RLIM_INFINITY && limit.rlim_max < value)
-        value = limit.rlim_max;
-    limit.rlim_cur = value;
-    (void)!setrlimit(resource, &limit);
-}
-
-static void limits_set(const struct child *child)
-{
-#if !defined(__SANITIZE_ADDRESS__) /* it maps terabytes */
-    limit_set(RLIMIT_AS, LIMIT_ARRIVING_MEMORY);
-#endif
-    limit_set(RLIMIT_FSIZE, child->max_bytes + MIB);
-    limit_set(RLIMIT_CPU, CPU_SECONDS);
-    limit_set(RLIMIT_CORE, 0);
-    signal(SIGXFSZ, SIG_IGN);
-    signal(SIGINT, SIG_DFL);
-    signal(SIGTERM, SIG_DFL);
-    signal(SIGHUP, SIG_DFL);
-    signal(SIGPIPE, SIG_DFL);
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-}
-
 static int transfer_progress(const git_indexer_progress *stats, void *context)
 {
     struct child *child = context;
 
-    alarm(child->stall_seconds);
     child->counts.objects = stats->received_objects;
     child->err = child_progress(child, stats->received_bytes);
     return child->err < 0 ? GIT_EUSER : 0;
@@ -112,7 +47,7 @@ static int sideband_progress(const char *text, int len, void *context)
 
     (void)text;
     (void)len;
-    alarm(child->stall_seconds);
+    worker_alive(child->worker, true);
     return 0;
 }
 
@@ -164,7 +99,7 @@ static bool is_wanted(const struct arrival_request *request, const char *name)
 
 int child_head(struct child *child, const char *branch)
 {
-    return record_write(child->pipe, RECORD_HEAD, text_bytes(branch), (struct bytes){0});
+    return worker_tell(child->worker, RECORD_HEAD, text_bytes(branch), (struct bytes){0});
 }
 
 int child_progress(struct child *child, uint64_t bytes)
@@ -176,9 +111,7 @@ int child_progress(struct child *child, uint64_t bytes)
         );
         return error_hint(err, "--max-bytes N allows more");
     }
-    return record_write(
-        child->pipe, RECORD_PROGRESS, bytes_at(&bytes, sizeof(bytes)), (struct bytes){0}
-    );
+    return worker_progress(child->worker, bytes);
 }
 
 int child_ref(struct child *child, const char *name, const git_oid *id)
@@ -201,7 +134,7 @@ int child_ref(struct child *child, const char *name, const git_oid *id)
         return err;
     child->is_branch[child->tip_count] = strncmp(name, REF_HEADS, strlen(REF_HEADS)) == 0;
     child->tips[child->tip_count++] = *id;
-    return record_write(child->pipe, RECORD_REF, bytes_at(id, sizeof(*id)), text_bytes(name));
+    return worker_tell(child->worker, RECORD_REF, bytes_at(id, sizeof(*id)), text_bytes(name));
 }
 
 static int refs_tell(struct child *child)
@@ -270,7 +203,7 @@ static int network_fetch(struct child *child)
 
     if (err < 0)
         return err;
-    alarm(child->stall_seconds);
+    worker_alive(child->worker, true);
     int code = git_remote_create_anonymous(
         &child->remote, child->quarantined->repo, child->request->url
     );
@@ -282,7 +215,7 @@ static int network_fetch(struct child *child)
         (child->tip_count && (err = download(child, &callbacks)) < 0))
         return err;
     git_remote_disconnect(child->remote);
-    alarm(0);
+    worker_alive(child->worker, false);
     return 0;
 }
 
@@ -330,71 +263,34 @@ static int check(struct child *child, const char *path)
     return fsck_arrived(&child->counts.versions, quarantined, &arrived);
 }
 
-static int child_work(struct child *child, const char *path)
+/* The two sides of one transfer. */
+struct transfer {
+    const struct arrival_request *request;
+    const char *path; /* of the quarantine */
+    struct arrival *arrival;
+};
+
+static int transfer_work(void *context, struct worker *worker)
 {
-    int err = store_open(&child->quarantined, path, path);
-
-    if (err == 0)
-        err = url_is_path(child->request->url) ? path_fetch(child) : network_fetch(child);
-    if (err < 0 || (err = check(child, path)) < 0)
-        return err;
-    return record_write(
-        child->pipe, RECORD_COUNTS, bytes_at(&child->counts, sizeof(child->counts)),
-        (struct bytes){0}
-    );
-}
-
-static void error_tell(int pipe, int err)
-{
-    char *packed = error_pack();
-    size_t message = packed ? strlen(packed) + 1 : 0;
-    size_t hint = packed ? strlen(packed + message) + 1 : 0;
-
-    (void)!record_write(
-        pipe, RECORD_ERROR, bytes_at(&err, sizeof(err)), bytes_at(packed, message + hint)
-    );
-}
-
-static _Noreturn void child_run(const struct arrival_request *request, const char *path, int pipe)
-{
+    const struct transfer *transfer = context;
+    const struct arrival_request *request = transfer->request;
     struct child child = {
         .request = request,
-        .pipe = pipe,
+        .worker = worker,
         .max_bytes = request->max_bytes ? request->max_bytes : LIMIT_ARRIVING,
-        .stall_seconds = request->stall_seconds ? request->stall_seconds : STALL_SECONDS,
     };
 
-    limits_set(&child);
-    int err = child_work(&child, path);
-    if (err < 0)
-        error_tell(pipe, err);
-    _exit(err < 0);
+    int err = store_open(&child.quarantined, transfer->path, transfer->path);
+    if (err == 0)
+        err = url_is_path(request->url) ? path_fetch(&child) : network_fetch(&child);
+    if (err < 0 || (err = check(&child, transfer->path)) < 0)
+        return err;
+    return worker_tell(
+        worker, RECORD_COUNTS, bytes_at(&child.counts, sizeof(child.counts)), (struct bytes){0}
+    );
 }
 
 /* The process that waits */
-
-struct waiting {
-    struct arrival *arrival;
-    const struct arrival_request *request;
-    pid_t pid;
-    int pipe;
-    struct buf unread;
-    bool has_counts;
-    int err; /* that the other one told */
-};
-
-static int error_take(struct bytes record)
-{
-    int code;
-
-    if (record.len < sizeof(code))
-        return error_set(E_IO, "the process that fetched told nothing");
-    memcpy(&code, record.data, sizeof(code));
-    char *packed = array_new(record.len - sizeof(code) + 2, 1);
-    if (packed)
-        memcpy(packed, record.data + sizeof(code), record.len - sizeof(code));
-    return error_unpack(code, packed);
-}
 
 static int ref_take(struct arrival *arrival, struct bytes record)
 {
@@ -416,116 +312,24 @@ static int ref_take(struct arrival *arrival, struct bytes record)
     return 0;
 }
 
-static int record_take(struct waiting *waiting, uint32_t type, struct bytes record)
+static int transfer_take(void *context, uint32_t type, struct bytes record)
 {
-    struct arrival *arrival = waiting->arrival;
+    struct arrival *arrival = ((struct transfer *)context)->arrival;
     struct counts counts;
-    uint64_t bytes;
 
-    if (type == RECORD_PROGRESS && record.len == sizeof(bytes)) {
-        memcpy(&bytes, record.data, sizeof(bytes));
-        progress_update(waiting->request->progress, bytes, 0);
-    } else if (type == RECORD_REF) {
+    if (type == RECORD_REF)
         return ref_take(arrival, record);
-    } else if (type == RECORD_HEAD) {
-        free(arrival->head);
-        if (!(arrival->head = bytes_dup(record)))
-            return error_wrap(E_NOMEM, "refs");
-    } else if (type == RECORD_COUNTS && record.len == sizeof(counts)) {
+    if (type == RECORD_COUNTS && record.len == sizeof(counts)) {
         memcpy(&counts, record.data, sizeof(counts));
         arrival->bytes = counts.bytes;
         arrival->objects = counts.objects;
         arrival->versions = counts.versions;
-        waiting->has_counts = true;
-    } else if (type == RECORD_ERROR) {
-        waiting->err = error_take(record);
-        return waiting->err;
+    } else if (type == RECORD_HEAD) {
+        free(arrival->head);
+        if (!(arrival->head = bytes_dup(record)))
+            return error_wrap(E_NOMEM, "refs");
     }
     return 0;
-}
-
-/* What is whole of what was read. */
-static int records_take(struct waiting *waiting)
-{
-    struct buf *unread = &waiting->unread;
-    size_t at = 0;
-    int err = 0;
-
-    while (err == 0 && unread->len - at >= sizeof(struct record_head)) {
-        struct record_head head;
-        memcpy(&head, unread->data + at, sizeof(head));
-        if (head.bytes > RECORD_MAX)
-            return error_set(E_IO, "the process that fetched tells nonsense");
-        if (unread->len - at - sizeof(head) < head.bytes)
-            break;
-        at += sizeof(head);
-        err = record_take(waiting, head.type, bytes_at(unread->data + at, head.bytes));
-        at += head.bytes;
-    }
-    if (at)
-        memmove(unread->data, unread->data + at, unread->len - at);
-    unread->len -= at;
-    return err;
-}
-
-/* 1 at the end. */
-static int pipe_read(struct waiting *waiting)
-{
-    struct pollfd wanted = {.fd = waiting->pipe, .events = POLLIN};
-    uint8_t data[4096];
-
-    int err = interrupt_check();
-    if (err < 0 || poll(&wanted, 1, PAUSE_MS) <= 0)
-        return err;
-    ssize_t n = read(waiting->pipe, data, sizeof(data));
-    if (n == 0)
-        return 1;
-    if (n < 0)
-        return errno == EINTR ? 0 : file_error("pipe");
-    if ((err = buf_append(&waiting->unread, data, (size_t)n)) < 0)
-        return err;
-    return records_take(waiting);
-}
-
-static int end_tell(const struct waiting *waiting, int status)
-{
-    const char *url = waiting->request->url;
-
-    if (waiting->has_counts && WIFEXITED(status) && WEXITSTATUS(status) == 0)
-        return 0;
-    if (WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM)
-        return error_set(E_IO, "%s: nothing came from there for too long", url);
-    if (WIFSIGNALED(status) && WTERMSIG(status) == SIGXCPU)
-        return error_set(E_LIMIT, "%s: what comes from there takes too long to read", url);
-    return error_set(E_IO, "%s: the process that fetched has ended", url);
-}
-
-static int wait_for(struct waiting *waiting)
-{
-    int status = 0, err = 0;
-
-    while (err == 0)
-        err = pipe_read(waiting);
-    if (err < 0)
-        kill(waiting->pid, SIGKILL);
-    while (waitpid(waiting->pid, &status, 0) < 0 && errno == EINTR)
-        continue;
-    return err < 0 ? err : end_tell(waiting, status);
-}
-
-static int
-child_start(struct waiting *waiting, const struct arrival_request *request, const char *path)
-{
-    int ends[2];
-
-    if (pipe2(ends, O_CLOEXEC) != 0)
-        return file_error("pipe");
-    waiting->pid = fork();
-    if (waiting->pid == 0)
-        child_run(request, path, ends[1]);
-    close(ends[1]);
-    waiting->pipe = ends[0];
-    return waiting->pid < 0 ? file_error("fork") : 0;
 }
 
 static int ref_compare(const void *a, const void *b)
@@ -537,13 +341,18 @@ static int fetch_into(
     struct arrival *arrival, struct quarantine *quarantine, const struct arrival_request *request
 )
 {
-    struct waiting waiting = {.arrival = arrival, .request = request, .pipe = -1};
+    struct transfer transfer = {request, quarantine->path, arrival};
+    struct worker worker = {
+        .name = request->url,
+        .file_bytes = (request->max_bytes ? request->max_bytes : LIMIT_ARRIVING) + MIB,
+        .stall_seconds = request->stall_seconds,
+        .context = &transfer,
+        .work = transfer_work,
+        .take = transfer_take,
+        .progress = request->progress,
+    };
 
-    int err = child_start(&waiting, request, quarantine->path);
-    if (err == 0)
-        err = wait_for(&waiting);
-    fd_release(&waiting.pipe);
-    buf_release(&waiting.unread);
+    int err = worker_run(&worker);
     if (err == 0 && arrival->count)
         qsort(arrival->refs, arrival->count, sizeof(*arrival->refs), ref_compare);
     return err;

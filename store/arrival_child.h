@@ -3,6 +3,7 @@
 #define STORE_ARRIVAL_CHILD_H
 
 #include "store/arrival.h"
+#include "store/worker.h"
 
 struct counts {
     uint64_t bytes, objects, versions;
@@ -12,9 +13,8 @@ struct child {
     const struct arrival_request *request;
     struct store *quarantined;
     git_remote *remote;
-    int pipe;
+    struct worker *worker;
     uint64_t max_bytes;
-    unsigned stall_seconds;
     int err; /* ours, that a callback ended with */
     git_oid *tips;
     bool *is_branch; /* by index in tips */
