@@ -82,23 +82,23 @@ static int said(const char *text, int len, void *context)
     return 0;
 }
 
-static ptrdiff_t ref_find(const struct push_request *request, const char *name)
+static bool ref_find(size_t *out, const struct push_request *request, const char *name)
 {
-    for (size_t i = 0; i < request->count; i++) {
-        if (strcmp(request->refs[i].name, name) == 0)
-            return (ptrdiff_t)i;
-    }
-    return -1;
+    size_t i = 0;
+
+    while (i < request->count && strcmp(request->refs[i].name, name) != 0)
+        i++;
+    *out = i;
+    return i < request->count;
 }
 
 /* What the server made of a ref; NULL: it did what it was asked. */
 static int answered(const char *name, const char *status, void *context)
 {
     struct pushing *pushing = context;
-    ptrdiff_t found = ref_find(pushing->request, name);
-    size_t index = (size_t)found;
+    size_t index;
 
-    if (!status || found < 0)
+    if (!status || !ref_find(&index, pushing->request, name))
         return 0;
     pushing->err = worker_tell(
         pushing->worker, RECORD_WHY, bytes_at(&index, sizeof(index)), text_bytes(status)
@@ -131,9 +131,8 @@ static int olds_read(struct pushing *pushing)
     if (code < 0)
         return push_failed(pushing, code);
     for (size_t i = 0; err == 0 && i < count; i++) {
-        ptrdiff_t found = ref_find(pushing->request, heads[i]->name);
-        size_t index = (size_t)found;
-        if (found < 0)
+        size_t index;
+        if (!ref_find(&index, pushing->request, heads[i]->name))
             continue;
         struct push_ref *ref = &pushing->request->refs[index];
         ref->has_old = true;
@@ -286,7 +285,6 @@ push_over_network(struct push_result *out, struct store *store, const struct pus
 int push_send(struct push_result *out, struct store *store, const struct push_request *request)
 {
     struct push_result result = {0};
-    AUTO_LOCK(lock);
 
     int err = push_ours(store, request->refs, request->count);
     if (err == 0)
