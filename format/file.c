@@ -363,6 +363,14 @@ bool path_is_forbidden(const char *path)
     return access(path, X_OK) != 0 && errno == EACCES;
 }
 
+bool path_is_private(const char *path)
+{
+    struct stat status;
+
+    return stat(path, &status) == 0 && (status.st_mode & 077) == 0 &&
+           (status.st_uid == geteuid() || status.st_uid == 0);
+}
+
 bool path_is_file(const char *path)
 {
     struct stat status;

@@ -68,6 +68,8 @@ void fd_sync_begin(int fd);
 /* Is there something, be it a symlink? Is there a directory? */
 bool path_exists(const char *path);
 bool path_is_directory(const char *path);
+/* Is it ours (or root's), and may nobody else read it? Symlinks are followed. */
+bool path_is_private(const char *path);
 /* May nothing in this directory be looked at? */
 bool path_is_forbidden(const char *path);
 /* Is there a regular file? A symlink to one is none. */

@@ -38,4 +38,11 @@
 /* Header bytes of all shards of a base model together. */
 #define LIMIT_MODEL_HEADERS (256 * MIB)
 
+/* Of what says who somebody is. */
+#define LIMIT_URL         2048 /* bytes */
+#define LIMIT_NETRC       (64 * KIB)
+#define LIMIT_SSH_KEY     (64 * KIB)
+#define LIMIT_SSH_AGENT   (256 * KIB) /* of its answer */
+#define LIMIT_KNOWN_HOSTS (16 * MIB)
+
 #endif

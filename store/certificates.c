@@ -50,19 +50,20 @@ int certificates_put_off(void)
     return code;
 }
 
-int certificates_load(void)
+int certificates_load(const char *path)
 {
     int err = 0;
 
     pthread_mutex_lock(&late.mutex);
-    if (late.path) {
-        int code = git_libgit2_opts(GIT_OPT_SET_SSL_CERT_LOCATIONS, late.path, NULL);
+    const char *file = path ? path : late.path;
+    if (file) {
+        int code = git_libgit2_opts(GIT_OPT_SET_SSL_CERT_LOCATIONS, file, NULL);
         if (code < 0)
-            err = git_failed(code, "the certificates of %s", late.path);
-        else {
-            free(late.path);
-            late.path = NULL;
-        }
+            err = git_failed(code, "the certificates of %s", file);
+    }
+    if (file && err == 0) {
+        free(late.path);
+        late.path = NULL;
     }
     pthread_mutex_unlock(&late.mutex);
     return err;

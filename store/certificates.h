@@ -15,7 +15,8 @@
 /* git_libgit2_init(), without the certificates. What it returns. Once in a process. */
 MUST_CHECK int certificates_put_off(void);
 
-/* Read the file that was put off; nothing where none was. E_IO. Any number of times. */
-MUST_CHECK int certificates_load(void);
+/* Trust the certificates in this file, or, where `path` is NULL, read the file that was put off, if
+   one was. E_IO. Any number of times. */
+MUST_CHECK int certificates_load(const char *path);
 
 #endif

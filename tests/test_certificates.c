@@ -42,7 +42,7 @@ void *__wrap_dlsym(void *handle, const char *name)
     return symbol;
 }
 
-/* The whole path, as libgit2 goes it at its start and in certificates_load(), where it is built
+/* The whole path, as libgit2 goes it at its start and in certificates_load(NULL), where it is built
    with mbedTLS and the system has certificates; else there is nothing to put off. */
 static void starting_reads_no_certificates_and_loading_reads_them_once(void **state)
 {
@@ -52,7 +52,7 @@ static void starting_reads_no_certificates_and_loading_reads_them_once(void **st
     assert_null(git_error_last());
 
     answer = -1;
-    int failed = certificates_load();
+    int failed = certificates_load(NULL);
     unsigned asked = parsed;
     if (asked) {
         assert_int_equal(failed, E_IO);
@@ -61,9 +61,9 @@ static void starting_reads_no_certificates_and_loading_reads_them_once(void **st
         assert_int_equal(failed, 0);
     }
     answer = 0;
-    assert_int_equal(certificates_load(), 0);
+    assert_int_equal(certificates_load(NULL), 0);
     assert_int_equal(parsed, 2 * asked);
-    assert_int_equal(certificates_load(), 0);
+    assert_int_equal(certificates_load(NULL), 0);
     assert_int_equal(parsed, 2 * asked);
 }
 
