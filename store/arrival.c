@@ -51,24 +51,19 @@ static int sideband_progress(const char *text, int len, void *context)
     return 0;
 }
 
-static int callbacks_set(git_remote_callbacks *out, struct child *child)
+static void callbacks_set(git_remote_callbacks *out, struct child *child)
 {
-    const struct arrival_request *request = child->request;
-
-    int code = git_remote_init_callbacks(out, GIT_REMOTE_CALLBACKS_VERSION);
-    if (code < 0)
-        return git_failed(code, "remote");
     out->payload = child;
     out->transfer_progress = transfer_progress;
     out->sideband_progress = sideband_progress;
-    return request->network ? request->network(out, request->network_context) : 0;
 }
 
 static int child_failed(struct child *child, int code)
 {
     if (child->err < 0)
         return child->err;
-    return git_failed(code, "%s", child->request->url);
+    int err = credentials_failed(child->credentials, code);
+    return err < 0 ? err : git_failed(code, "%s", credentials_shown(child->credentials));
 }
 
 /* "refs/heads/main" by "refs/heads/main" or "refs/heads/m*". */
@@ -170,7 +165,7 @@ static int specs_make(struct buf *out, const struct arrival_request *request)
     return err;
 }
 
-static int download(struct child *child, const git_remote_callbacks *callbacks)
+static int download(struct child *child)
 {
     const struct arrival_request *request = child->request;
     size_t count = request->spec_count ? request->spec_count : 2;
@@ -189,30 +184,42 @@ static int download(struct child *child, const git_remote_callbacks *callbacks)
     char *at = (char *)texts.data;
     for (size_t i = 0; i < count; i++, at += strlen(at) + 1)
         list[i] = at;
-    options.callbacks = *callbacks;
+    callbacks_set(&options.callbacks, child);
+    credentials_fetch(&options);
     options.download_tags = GIT_REMOTE_DOWNLOAD_TAGS_NONE;
     const git_strarray specs = {list, count};
     code = git_remote_download(child->remote, &specs, &options);
     return code < 0 ? child_failed(child, code) : 0;
 }
 
-static int network_fetch(struct child *child)
+static int connect_to(struct child *child)
 {
-    git_remote_callbacks callbacks;
-    int err = callbacks_set(&callbacks, child);
+    git_remote_connect_options options;
 
-    if (err < 0)
-        return err;
-    worker_alive(child->worker, true);
-    int code = git_remote_create_anonymous(
-        &child->remote, child->quarantined->repo, child->request->url
-    );
+    int code = git_remote_connect_options_init(&options, GIT_REMOTE_CONNECT_OPTIONS_VERSION);
     if (code == 0)
-        code = git_remote_connect(child->remote, GIT_DIRECTION_FETCH, &callbacks, NULL, NULL);
+        code = git_remote_create_anonymous(
+            &child->remote, child->quarantined->repo, credentials_url(child->credentials)
+        );
     if (code < 0)
         return child_failed(child, code);
-    if ((err = refs_tell(child)) < 0 ||
-        (child->tip_count && (err = download(child, &callbacks)) < 0))
+    callbacks_set(&options.callbacks, child);
+    credentials_connect(&options);
+    code = git_remote_connect_ext(child->remote, GIT_DIRECTION_FETCH, &options);
+    if (code < 0)
+        return child_failed(child, code);
+    credentials_accepted(child->credentials);
+    return 0;
+}
+
+static int network_fetch(struct child *child)
+{
+    int err;
+
+    worker_alive(child->worker, true);
+    if ((err = credentials_new(&child->credentials, child->request->url)) < 0 ||
+        (err = connect_to(child)) < 0 || (err = refs_tell(child)) < 0 ||
+        (child->tip_count && (err = download(child)) < 0))
         return err;
     git_remote_disconnect(child->remote);
     worker_alive(child->worker, false);
@@ -342,8 +349,13 @@ static int fetch_into(
 )
 {
     struct transfer transfer = {request, quarantine->path, arrival};
+    AUTO_FREE(char, name);
+
+    int err = url_name(&name, request->url);
+    if (err < 0)
+        return err;
     struct worker worker = {
-        .name = request->url,
+        .name = name,
         .file_bytes = (request->max_bytes ? request->max_bytes : LIMIT_ARRIVING) + MIB,
         .stall_seconds = request->stall_seconds,
         .context = &transfer,
@@ -352,7 +364,7 @@ static int fetch_into(
         .progress = request->progress,
     };
 
-    int err = worker_run(&worker);
+    err = worker_run(&worker);
     if (err == 0 && arrival->count)
         qsort(arrival->refs, arrival->count, sizeof(*arrival->refs), ref_compare);
     return err;

@@ -12,15 +12,12 @@
 #include "store/internal.h"
 
 struct arrival_request {
-    const char *url;          /* as libgit2 takes it; a path may hold .vera */
+    const char *url;          /* store/url.h; a path may hold .vera. No message has its secret */
     const char *const *specs; /* "refs/heads/main", "refs/tags/v*": which refs are wanted */
     size_t spec_count;        /* 0: all branches and tags */
     uint64_t max_bytes;       /* 0: LIMIT_ARRIVING */
     unsigned stall_seconds;   /* nothing comes for so long: given up; 0: 60 */
     struct progress *progress;
-    /* Called in the other process: credentials and certificates; or NULL. */
-    int (*network)(git_remote_callbacks *callbacks, void *context);
-    void *network_context;
 };
 
 struct arrived_ref {
@@ -40,7 +37,7 @@ struct arrival {
 
 /* Errors: E_NOTFOUND (no such repository), E_IO (network; nothing came for too long), E_CORRUPT
    (what came is damaged, or not what it says, or leads to what is missing), E_LIMIT, E_UNSUPPORTED,
-   E_INTERRUPTED. Then nothing is left of it. */
+   E_INTERRUPTED; E_INVALID and E_CONFLICT of store/credentials.h. Then nothing is left of it. */
 MUST_CHECK int
 arrival_fetch(struct arrival *out, struct store *store, const struct arrival_request *request);
 void arrival_release(struct arrival *arrival);

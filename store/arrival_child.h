@@ -3,6 +3,7 @@
 #define STORE_ARRIVAL_CHILD_H
 
 #include "store/arrival.h"
+#include "store/credentials.h"
 #include "store/worker.h"
 
 struct counts {
@@ -10,6 +11,7 @@ struct counts {
 };
 
 struct child {
+    struct credentials *credentials; /* first: credentials.h */
     const struct arrival_request *request;
     struct store *quarantined;
     git_remote *remote;
@@ -30,6 +32,8 @@ MUST_CHECK int child_progress(struct child *child, uint64_t bytes);
 
 /* arrival_path.c: is this a path, or file://? */
 bool url_is_path(const char *url);
+/* What messages call it, owned by the caller: without its secret. E_INVALID. */
+MUST_CHECK int url_name(char **out, const char *url);
 /* The repository at such a URL. E_NOTFOUND; store_open()'s errors. */
 MUST_CHECK int path_open(struct store **out, const char *url);
 /* Pack what is wanted and not here, from there into the quarantine. (libgit2's own transport of

@@ -36,6 +36,14 @@ static int hex_digit(char c)
 }
 
 /* The path of "file:///srv/a%20b", which RFC 3986 escapes; another machine's is none. */
+int url_name(char **out, const char *url)
+{
+    if (!url_is_path(url))
+        return url_shown(out, url);
+    *out = bytes_dup(text_bytes(url));
+    return *out ? 0 : error_wrap(E_NOMEM, "%s", url);
+}
+
 static int path_of_url(char **out, const char *url)
 {
     const char *at = url + strlen(SCHEME);

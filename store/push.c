@@ -32,6 +32,7 @@ enum {
 };
 
 struct pushing {
+    struct credentials *credentials; /* first: credentials.h */
     const struct push_request *request;
     struct store *store;
     struct worker *worker;
@@ -49,7 +50,8 @@ static int push_failed(struct pushing *pushing, int code)
 {
     if (pushing->err < 0)
         return pushing->err;
-    return git_failed(code, "%s", pushing->request->url);
+    int err = credentials_failed(pushing->credentials, code);
+    return err < 0 ? err : git_failed(code, "%s", credentials_shown(pushing->credentials));
 }
 
 /* The process that sends */
@@ -106,19 +108,13 @@ static int answered(const char *name, const char *status, void *context)
     return pushing->err < 0 ? GIT_EUSER : 0;
 }
 
-static int callbacks_set(git_remote_callbacks *out, struct pushing *pushing)
+static void callbacks_set(git_remote_callbacks *out, struct pushing *pushing)
 {
-    const struct push_request *request = pushing->request;
-
-    int code = git_remote_init_callbacks(out, GIT_REMOTE_CALLBACKS_VERSION);
-    if (code < 0)
-        return git_failed(code, "remote");
     out->payload = pushing;
     out->push_transfer_progress = sent;
     out->pack_progress = packing;
     out->sideband_progress = said;
     out->push_update_reference = answered;
-    return request->network ? request->network(out, request->network_context) : 0;
 }
 
 static int olds_read(struct pushing *pushing)
@@ -167,7 +163,7 @@ static int specs_make(struct buf *out, size_t *count, const struct push_request 
     return err;
 }
 
-static int upload(struct pushing *pushing, const git_remote_callbacks *callbacks)
+static int upload(struct pushing *pushing)
 {
     git_push_options options;
     AUTO_FREE(char *, list);
@@ -185,11 +181,32 @@ static int upload(struct pushing *pushing, const git_remote_callbacks *callbacks
     char *at = (char *)texts.data;
     for (size_t i = 0; i < count; i++, at += strlen(at) + 1)
         list[i] = at;
-    options.callbacks = *callbacks;
+    callbacks_set(&options.callbacks, pushing);
+    credentials_push(&options);
     options.pb_parallelism = 1;
     const git_strarray specs = {list, count};
     code = git_remote_upload(pushing->remote, &specs, &options);
     return code < 0 ? push_failed(pushing, code) : 0;
+}
+
+static int connect_to(struct pushing *pushing)
+{
+    git_remote_connect_options options;
+
+    int code = git_remote_connect_options_init(&options, GIT_REMOTE_CONNECT_OPTIONS_VERSION);
+    if (code == 0)
+        code = git_remote_create_anonymous(
+            &pushing->remote, pushing->store->repo, credentials_url(pushing->credentials)
+        );
+    if (code < 0)
+        return push_failed(pushing, code);
+    callbacks_set(&options.callbacks, pushing);
+    credentials_connect(&options);
+    code = git_remote_connect_ext(pushing->remote, GIT_DIRECTION_PUSH, &options);
+    if (code < 0)
+        return push_failed(pushing, code);
+    credentials_accepted(pushing->credentials);
+    return 0;
 }
 
 static int push_work(void *context, struct worker *worker)
@@ -197,24 +214,17 @@ static int push_work(void *context, struct worker *worker)
     struct pushing *pushing = context;
     const struct push_request *request = pushing->request;
     struct push_result result = {0};
-    git_remote_callbacks callbacks;
     size_t refused = 0;
     int err;
 
     pushing->worker = worker;
     pushing->result = &result;
-    if ((err = callbacks_set(&callbacks, pushing)) < 0)
-        return err;
     worker_alive(worker, true);
-    int code = git_remote_create_anonymous(&pushing->remote, pushing->store->repo, request->url);
-    if (code == 0)
-        code = git_remote_connect(pushing->remote, GIT_DIRECTION_PUSH, &callbacks, NULL, NULL);
-    if (code < 0)
-        return push_failed(pushing, code);
-    if ((err = olds_read(pushing)) < 0 ||
+    if ((err = credentials_new(&pushing->credentials, request->url)) < 0 ||
+        (err = connect_to(pushing)) < 0 || (err = olds_read(pushing)) < 0 ||
         (err = push_judge(&refused, pushing->store, request->refs, request->count)) < 0)
         return err;
-    if (!refused && (err = upload(pushing, &callbacks)) < 0)
+    if (!refused && (err = upload(pushing)) < 0)
         return err;
     return worker_tell(worker, RECORD_COUNTS, bytes_at(&result, sizeof(result)), (struct bytes){0});
 }
@@ -264,8 +274,13 @@ static int
 push_over_network(struct push_result *out, struct store *store, const struct push_request *request)
 {
     struct pushing pushing = {.request = request, .store = store, .result = out};
+    AUTO_FREE(char, name);
+
+    int err = url_name(&name, request->url);
+    if (err < 0)
+        return err;
     struct worker worker = {
-        .name = request->url,
+        .name = name,
         .file_bytes = LIMIT_ARRIVING,
         .stall_seconds = request->stall_seconds,
         .context = &pushing,
@@ -275,11 +290,11 @@ push_over_network(struct push_result *out, struct store *store, const struct pus
     };
     size_t refused = 0;
 
-    int err = worker_run(&worker);
+    err = worker_run(&worker);
     if (err < 0 || (err = push_judge(&refused, store, request->refs, request->count)) < 0)
         return err;
     answers_take(&refused, request);
-    return refused ? push_refused(request->url, request->refs, request->count) : 0;
+    return refused ? push_refused(name, request->refs, request->count) : 0;
 }
 
 int push_send(struct push_result *out, struct store *store, const struct push_request *request)

@@ -38,8 +38,6 @@ struct push_request {
     size_t count;
     unsigned stall_seconds;
     struct progress *progress;
-    int (*network)(git_remote_callbacks *callbacks, void *context);
-    void *network_context;
 };
 
 struct push_result {
