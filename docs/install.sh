@@ -23,6 +23,7 @@ build libssl-dev      library libcrypto
 build libsqlite3-dev  library sqlite3
 build zlib1g-dev      library zlib
 build libopenblas-dev  library openblas
+build libcurl4-openssl-dev library libcurl
 build libcmocka-dev   library cmocka
 build python3         command python3
 build git             command git
