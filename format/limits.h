@@ -35,6 +35,10 @@
 #define LIMIT_QUERY              (64 * KIB)       /* bytes of a query's expression */
 #define LIMIT_QUERY_DEPTH        100              /* parentheses and nots in one another */
 
+#define LIMIT_OCI_DOCUMENT (4 * MIB)       /* a manifest or index; registries take no more */
+#define LIMIT_OCI_ITEMS    UINT64_C(40000) /* parts of one */
+#define LIMIT_OCI_TAGS     (16 * MIB)      /* a registry's list of tags */
+
 /* Header bytes of all shards of a base model together. */
 #define LIMIT_MODEL_HEADERS (256 * MIB)
 
