@@ -6,6 +6,7 @@
 
 #include "format/limits.h"
 #include "store/fsck_report.h"
+#include "store/oci.h"
 #include "store/quarantine.h"
 
 void arrival_release(struct arrival *arrival)
@@ -288,7 +289,9 @@ static int transfer_work(void *context, struct worker *worker)
     };
 
     int err = store_open(&child.quarantined, transfer->path, transfer->path);
-    if (err == 0)
+    if (err == 0 && oci_is_url(request->url))
+        err = oci_fetch(&child);
+    else if (err == 0)
         err = url_is_path(request->url) ? path_fetch(&child) : network_fetch(&child);
     if (err < 0 || (err = check(&child, transfer->path)) < 0)
         return err;

@@ -6,6 +6,7 @@
 
 #include "format/limits.h"
 #include "store/arrival_child.h"
+#include "store/oci.h"
 #include "store/push_plan.h"
 
 const char *push_status_name(enum push_status status)
@@ -302,7 +303,9 @@ int push_send(struct push_result *out, struct store *store, const struct push_re
     struct push_result result = {0};
 
     int err = push_ours(store, request->refs, request->count);
-    if (err == 0)
+    if (err == 0 && oci_is_url(request->url))
+        err = oci_push(&result, store, request);
+    else if (err == 0)
         err = url_is_path(request->url) ? push_to_path(&result, store, request)
                                         : push_over_network(&result, store, request);
     if (err == 0)

@@ -42,6 +42,8 @@ struct push_request {
 
 struct push_result {
     uint64_t bytes, objects; /* that were sent */
+    bool has_digest;         /* a registry's: of the manifest of the last ref's version */
+    struct digest digest;
 };
 
 /* Every ref, or none: E_CONFLICT where one is refused, each with its `why` (others may have moved
