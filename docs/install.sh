@@ -5,9 +5,11 @@
 #   sh docs/install.sh           what the build and the tests need
 #   sh docs/install.sh arm64     what tests/test_same_bits.py needs to build and run for arm64, too
 #   sh docs/install.sh browser   what tests/cli/test_report.py looks at pages with
+#   sh docs/install.sh servers   what tests/cli/servers.py starts, on the loopback only
 #   sh docs/install.sh fuzz      what tests/run.sh --fuzz needs besides
 #   sh docs/install.sh style     what .ci/run needs besides: the code's form, the manual page, the shells
 set -eu
+PATH=$PATH:/usr/sbin:/sbin # where servers are; a user's path may lack them
 
 # GROUP, Debian's package, and what shows that it is there.
 packages() {
@@ -29,6 +31,12 @@ build python3         command python3
 build git             command git
 browser chromium      command chromium
 browser chromium-driver command chromedriver
+servers git            command git
+servers openssh-server command sshd
+servers openssh-client command ssh-agent
+servers nginx-light    command nginx
+servers fcgiwrap       command fcgiwrap
+servers openssl        command openssl
 fuzz  clang           command clang
 fuzz  libclang-rt-14-dev fuzzer -
 style clang-format    command clang-format
@@ -81,6 +89,13 @@ fi
 echo "Installing from the distribution:$need"
 # A list that cannot be refreshed may still do; the install itself decides.
 $sudo apt-get update -qq </dev/null || echo "install: apt-get update failed, trying without" >&2
+# A server that a test needs is not to be started by being installed.
+policy=/usr/sbin/policy-rc.d
+if [ "$group" = servers ] && [ ! -e "$policy" ]; then
+    trap '$sudo rm -f "$policy"' EXIT
+    printf '#!/bin/sh\nexit 101\n' | $sudo tee "$policy" >/dev/null
+    $sudo chmod 755 "$policy"
+fi
 # shellcheck disable=SC2086  # one word per package
 $sudo env DEBIAN_FRONTEND=noninteractive \
     apt-get install -y -qq --no-install-recommends $need </dev/null >/dev/null

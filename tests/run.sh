@@ -36,6 +36,7 @@ done
 sh "$top/docs/install.sh" build
 if [ $# = 0 ]; then
     sh "$top/docs/install.sh" browser
+    sh "$top/docs/install.sh" servers
 fi
 
 # The caller's git and vera settings must not reach the tests.
