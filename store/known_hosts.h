@@ -20,7 +20,8 @@ enum known_host { HOST_MATCHES, HOST_UNKNOWN, HOST_CHANGED, HOST_REVOKED };
    caller. `port` NULL: 22. */
 MUST_CHECK int known_host_name(char **out, const char *host, const char *port);
 
-/* `files`: paths, each ended by a NUL; missing ones are empty. `key`: as the server sends it.
+/* `files`: paths, each ended by a NUL; what is missing, or no
+   regular file, is empty. `key`: as the server sends it.
  *where: "file:line" of what decided, empty for HOST_UNKNOWN. */
 MUST_CHECK int known_host_check(
     enum known_host *out, struct buf *where, struct bytes files, const char *name, struct bytes key
