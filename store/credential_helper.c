@@ -68,8 +68,9 @@ ask(int *status, char *answer, const char *verb, const struct url *url, const st
 
     int err = question_make(&question, url, login);
     if (err == 0) {
-        const struct process process = {
-            argv, environment, {(const uint8_t *)question.text, question.len}, answer, TALK_MAX};
+        const struct process process = {argv,     environment,
+                                        !may_ask, {(const uint8_t *)question.text, question.len},
+                                        answer,   TALK_MAX};
         /* Who types has the time for it. */
         unsigned left = alarm(0);
         err = process_run(status, &process);

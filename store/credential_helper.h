@@ -2,7 +2,7 @@
  * git's own credential helpers: stores of the desktop, caches, `git credential-store`. They are
  * asked through "git credential", which reads the user's and the system's configuration and here
  * never a repository's: that could name a program of somebody else's. Git asks on the terminal
- * where no helper knows; without one it does not (GIT_TERMINAL_PROMPT=0).
+ * where no helper knows; without one it does not (GIT_TERMINAL_PROMPT=0) and stays silent.
  */
 #ifndef STORE_CREDENTIAL_HELPER_H
 #define STORE_CREDENTIAL_HELPER_H

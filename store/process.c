@@ -75,6 +75,11 @@ run(const struct process *process, const char **environment, int input, int outp
     signal(SIGPIPE, SIG_DFL);
     if (dup2(input, STDIN_FILENO) < 0 || dup2(output, STDOUT_FILENO) < 0 || chdir("/") != 0)
         _exit(STATUS_NO_PROGRAM);
+    if (process->is_quiet) {
+        int nowhere = open("/dev/null", O_WRONLY | O_CLOEXEC);
+        if (nowhere < 0 || dup2(nowhere, STDERR_FILENO) < 0)
+            _exit(STATUS_NO_PROGRAM);
+    }
     char **argv, **variables;
     memcpy(&argv, &process->argv, sizeof(argv));
     memcpy(&variables, &environment, sizeof(variables));

@@ -142,7 +142,8 @@ static int olds_read(struct pushing *pushing)
     return err;
 }
 
-/* "+<id>:refs/heads/main", ":refs/heads/gone": those that are to change. */
+/* "+refs/heads/main:refs/heads/main", ":refs/heads/gone": those that are to change. (libgit2 1.5
+   sends no ids.) */
 static int specs_make(struct buf *out, size_t *count, const struct push_request *request)
 {
     int err = 0;
@@ -154,9 +155,7 @@ static int specs_make(struct buf *out, size_t *count, const struct push_request 
         if (ref->is_deletion)
             err = buf_printf(out, ":%s", ref->name);
         else
-            err = buf_printf(
-                out, "%s%s:%s", ref->force ? "+" : "", git_oid_tostr_s(&ref->new), ref->name
-            );
+            err = buf_printf(out, "%s%s:%s", ref->force ? "+" : "", ref->name, ref->name);
         if (err == 0)
             err = buf_append_byte(out, '\0');
         (*count)++;

@@ -80,7 +80,7 @@ static int ask(bool *answered, char *answer, const struct url *url)
         argv[count++] = url->user;
     }
     argv[count] = url->host;
-    const struct process process = {argv, environment, {0}, answer, ANSWER_MAX};
+    const struct process process = {argv, environment, true, {0}, answer, ANSWER_MAX};
     int err = process_run(&status, &process);
     *answered = err == 0 && status == 0;
     return err == E_NOTFOUND || err == E_LIMIT ? 0 : err;

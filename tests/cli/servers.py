@@ -299,7 +299,8 @@ class Nginx(Server):
             raise RuntimeError(backend.said())
 
     def allow(self, user, password):
-        write(self.path("users"), f"{user}:{{PLAIN}}{password}\n", 0o644)
+        coded = call("openssl", "passwd", "-apr1", password).strip()
+        write(self.path("users"), f"{user}:{coded}\n", 0o644)
 
     def command(self):
         password = certificate = tls = ""

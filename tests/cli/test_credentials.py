@@ -12,7 +12,7 @@ from servers import ADDRESS, write
 
 TRANSFER = os.environ["TRANSFER"]
 SECRET, WRONG = "s3cr%et:tok@en", "wr0ng-p4ss"
-QUOTED = {SECRET: "s3cr%25et%3Atok%40en", WRONG: WRONG}  # in an address
+QUOTED = {SECRET: "s3cr%25et%3atok%40en", WRONG: WRONG}  # in an address
 USER = "ada"
 
 
@@ -327,7 +327,7 @@ class HttpTest(NetworkTest):
     def test_a_netrc_that_is_not_used(self):
         good = f"machine {ADDRESS} login {USER} password {SECRET}\n"
         for text, mode, says in ((good, 0o644, "others may read it (chmod 600"),
-                                 (good + "nonsense", 0o600, None), ("nonsense " + good, 0o600, "line 1: it must"),
+                                 (good + "machine x nonsense", 0o600, None), ("nonsense " + good, 0o600, "line 1: it must"),
                                  (f"machine {ADDRESS}\nlogin {USER} {SECRET}", 0o600, "line 2: a word that is none"),
                                  (good.replace(ADDRESS, "other"), 0o600, "nothing for this host"),
                                  (f"machine {ADDRESS} login", 0o600, "ends where a value"),
@@ -352,7 +352,7 @@ class HttpTest(NetworkTest):
         script = os.path.join(self.home, "helper")
         told = os.path.join(self.home, "told")
         self.hold(script, f'#!/bin/sh\n{{ echo "== $1 ${{VERA_TOKEN-unset}}"; cat; }} >>{told}\n'
-                          f'[ "$1" != get ] || printf "username={USER}\\npassword={SECRET}\\n"\n', 0o700)
+                          f'[ "$1" != get ] || printf "%s\\n" username={USER} password={SECRET}\n', 0o700)
         write(os.path.join(self.home, ".gitconfig"), f"[credential]\n\thelper = {script}\n")
         self.works(self.url, VERA_TOKEN=WRONG)
         self.may_hold.append(told)
@@ -369,7 +369,8 @@ class HttpTest(NetworkTest):
             self.git(place, "config", "credential.helper", f"!touch {self.dir}/ran; echo")
         for folder in (".vera", "tree"):
             done = subprocess.run([TRANSFER, "fetch", self.path(".vera"), self.url], cwd=self.path(folder),
-                                  env=self.env, stdin=subprocess.DEVNULL, check=False, timeout=PATIENCE)
+                                  env=self.env, stdin=subprocess.DEVNULL, check=False, timeout=PATIENCE,
+                                  stdout=subprocess.DEVNULL)
             self.assertEqual(done.returncode, 0)
         self.assertFalse(os.path.exists(self.path("ran")))
 
