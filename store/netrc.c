@@ -72,22 +72,35 @@ static int escaped(char *out, struct reader *reader)
     return 0;
 }
 
+/* The next byte of a word; *more false behind its last one. */
+static int word_byte(char *out, bool *more, struct reader *reader, bool is_quoted)
+{
+    *more = reader->rest.len && (is_quoted || !is_space(*reader->rest.data));
+    if (!*more)
+        return is_quoted ? bad(reader, "a word that does not end") : 0;
+    size_t line = reader->line;
+    *out = next_byte(reader);
+    *more = !is_quoted || *out != '"';
+    if (is_quoted && *out == '\\')
+        return escaped(out, reader);
+    if (*out == '\0' || reader->line != line)
+        return bad(reader, "a word that does not end");
+    return 0;
+}
+
 /* The rest of a word, behind its opening quote or not. */
 static int word_take(struct reader *reader, bool is_quoted)
 {
     size_t len = 0;
 
     for (;;) {
-        if (!reader->rest.len || (!is_quoted && is_space(*reader->rest.data)))
-            break;
-        char byte = next_byte(reader);
-        if (is_quoted && byte == '"')
-            break;
-        int err = is_quoted && byte == '\\' ? escaped(&byte, reader) : 0;
+        char byte = '\0';
+        bool more = false;
+        int err = word_byte(&byte, &more, reader, is_quoted);
         if (err < 0)
             return err;
-        if (byte == '\0' || (is_quoted && byte == '\n'))
-            return bad(reader, "a word that does not end");
+        if (!more)
+            break;
         if (len == WORD_MAX - 1)
             return bad(reader, "a word that is too long");
         reader->word[len++] = byte;
