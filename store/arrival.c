@@ -197,11 +197,12 @@ static int connect_to(struct child *child)
 {
     git_remote_connect_options options;
 
+    int err = credentials_remote(
+        &child->credentials, &child->remote, child->quarantined->repo, child->request->url
+    );
+    if (err < 0)
+        return err;
     int code = git_remote_connect_options_init(&options, GIT_REMOTE_CONNECT_OPTIONS_VERSION);
-    if (code == 0)
-        code = git_remote_create_anonymous(
-            &child->remote, child->quarantined->repo, credentials_url(child->credentials)
-        );
     if (code < 0)
         return child_failed(child, code);
     callbacks_set(&options.callbacks, child);
@@ -218,8 +219,7 @@ static int network_fetch(struct child *child)
     int err;
 
     worker_alive(child->worker, true);
-    if ((err = credentials_new(&child->credentials, child->request->url)) < 0 ||
-        (err = connect_to(child)) < 0 || (err = refs_tell(child)) < 0 ||
+    if ((err = connect_to(child)) < 0 || (err = refs_tell(child)) < 0 ||
         (child->tip_count && (err = download(child)) < 0))
         return err;
     git_remote_disconnect(child->remote);

@@ -1,6 +1,7 @@
 /* Who we are to a server, and whether it is the right one. See credentials.h. */
 #include "store/credentials.h"
 
+#include <openssl/crypto.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -222,6 +223,54 @@ int credentials_new(struct credentials **out, const char *url)
         return err;
     }
     *out = credentials;
+    return 0;
+}
+
+/* Another address that git's configuration gives for this one, or the same. */
+static int remote_lead(git_buf *out, git_repository *repo, const char *url)
+{
+    git_remote *remote = NULL;
+
+    int code = git_remote_create_anonymous(&remote, repo, url);
+    if (code == 0)
+        code = git_buf_set(out, git_remote_url(remote), strlen(git_remote_url(remote)));
+    git_remote_free(remote);
+    return code < 0 ? git_failed(code, "the address of the remote") : 0;
+}
+
+static int
+remote_open(git_remote **out, git_repository *repo, const struct credentials *credentials)
+{
+    git_remote_create_options options;
+
+    int code = git_remote_create_options_init(&options, GIT_REMOTE_CREATE_OPTIONS_VERSION);
+    if (code == 0) {
+        options.repository = repo;
+        options.flags = GIT_REMOTE_CREATE_SKIP_INSTEADOF;
+        code = git_remote_create_with_opts(out, credentials_url(credentials), &options);
+    }
+    return code < 0 ? git_failed(code, "%s", credentials_shown(credentials)) : 0;
+}
+
+int credentials_remote(
+    struct credentials **out, git_remote **remote, git_repository *repo, const char *url
+)
+{
+    AUTO_CREDENTIALS(credentials);
+    AUTO_URL(parts);
+    git_buf lead = {0};
+    int err;
+
+    /* First what is wrong with it: libgit2 would repeat its secret. */
+    if ((err = url_parse(&parts, url)) == 0 && (err = remote_lead(&lead, repo, url)) == 0)
+        err = credentials_new(&credentials, lead.ptr);
+    if (lead.ptr)
+        OPENSSL_cleanse(lead.ptr, lead.size);
+    git_buf_dispose(&lead);
+    if (err < 0 || (err = remote_open(remote, repo, credentials)) < 0)
+        return err;
+    *out = credentials;
+    credentials = NULL;
     return 0;
 }
 
@@ -499,8 +548,8 @@ static int host_check(struct credentials *credentials, const git_cert_hostkey *s
     AUTO_BUF(where);
     int err;
 
-    if (!(shown->type & GIT_CERT_SSH_RAW))
-        return error_set(E_UNSUPPORTED, "libgit2 does not give the server's host key");
+    if (!credentials->host_name || !(shown->type & GIT_CERT_SSH_RAW))
+        return error_set(E_UNSUPPORTED, "a host key that cannot be compared");
     err = known_host_check(&result, &where, buf_bytes(files), credentials->host_name, key);
     if (err < 0 || result == HOST_MATCHES)
         return err;
@@ -543,18 +592,21 @@ void credentials_connect(git_remote_connect_options *options)
 {
     callbacks_set(&options->callbacks);
     options->follow_redirects = GIT_REMOTE_REDIRECT_NONE;
+    options->proxy_opts.type = GIT_PROXY_AUTO;
 }
 
 void credentials_fetch(git_fetch_options *options)
 {
     callbacks_set(&options->callbacks);
     options->follow_redirects = GIT_REMOTE_REDIRECT_NONE;
+    options->proxy_opts.type = GIT_PROXY_AUTO;
 }
 
 void credentials_push(git_push_options *options)
 {
     callbacks_set(&options->callbacks);
     options->follow_redirects = GIT_REMOTE_REDIRECT_NONE;
+    options->proxy_opts.type = GIT_PROXY_AUTO;
 }
 
 void credentials_accepted(struct credentials *credentials)

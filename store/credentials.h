@@ -19,8 +19,13 @@
 
 struct credentials;
 
-/* For one connection to `url` (a path will do, too: then there is nothing to decide). */
+/* For one connection to `url` (a path will do, too: then there is nothing to decide), and, where
+   `remote` is not NULL, what libgit2 opens it with, in `repo`: there url.X.insteadOf counts, as in
+   git. Each is the caller's to free. */
 MUST_CHECK int credentials_new(struct credentials **out, const char *url);
+MUST_CHECK int credentials_remote(
+    struct credentials **out, git_remote **remote, git_repository *repo, const char *url
+);
 void credentials_free(struct credentials *credentials);
 #define AUTO_CREDENTIALS(name)                                                                     \
     __attribute__((cleanup(credentials_release))) struct credentials *name = NULL
@@ -32,8 +37,10 @@ const char *credentials_url(const struct credentials *credentials);
 /* For messages. */
 const char *credentials_shown(const struct credentials *credentials);
 
-/* Sets callbacks and redirects. The callbacks' payload must point to a struct that begins with the
-   pointer to these credentials: libgit2 has one payload for all callbacks. */
+/* Sets callbacks, redirects, and, for https, the proxy of configuration and
+   environment. The callbacks' payload
+   must point to a struct that begins with the pointer to these credentials: libgit2 has one payload
+   for all callbacks. */
 void credentials_connect(git_remote_connect_options *options);
 void credentials_fetch(git_fetch_options *options);
 void credentials_push(git_push_options *options);

@@ -193,11 +193,12 @@ static int connect_to(struct pushing *pushing)
 {
     git_remote_connect_options options;
 
+    int err = credentials_remote(
+        &pushing->credentials, &pushing->remote, pushing->store->repo, pushing->request->url
+    );
+    if (err < 0)
+        return err;
     int code = git_remote_connect_options_init(&options, GIT_REMOTE_CONNECT_OPTIONS_VERSION);
-    if (code == 0)
-        code = git_remote_create_anonymous(
-            &pushing->remote, pushing->store->repo, credentials_url(pushing->credentials)
-        );
     if (code < 0)
         return push_failed(pushing, code);
     callbacks_set(&options.callbacks, pushing);
@@ -220,8 +221,7 @@ static int push_work(void *context, struct worker *worker)
     pushing->worker = worker;
     pushing->result = &result;
     worker_alive(worker, true);
-    if ((err = credentials_new(&pushing->credentials, request->url)) < 0 ||
-        (err = connect_to(pushing)) < 0 || (err = olds_read(pushing)) < 0 ||
+    if ((err = connect_to(pushing)) < 0 || (err = olds_read(pushing)) < 0 ||
         (err = push_judge(&refused, pushing->store, request->refs, request->count)) < 0)
         return err;
     if (!refused && (err = upload(pushing)) < 0)

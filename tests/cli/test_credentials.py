@@ -273,6 +273,13 @@ class SshTest(NetworkTest):
         config = self.config("ProxyJump gate")
         self.refused(self.url, "UNSUPPORTED", "gate", hint="ssh -L", GIT_SSH_COMMAND="ssh -F " + config)
 
+    def test_an_address_that_stands_for_another(self):
+        self.take("good")
+        write(os.path.join(self.home, ".gitconfig"),
+              f'[url "ssh://{self.server.user}@{ADDRESS}:{self.server.port}{self.root}/"]\n'
+              "\tinsteadOf = https://models.example/\n")
+        self.works("https://models.example/theirs.git")
+
     def test_addresses_that_are_none(self):
         for url in ("ssh://-oProxyCommand=x/y", "-x@host:y", "ssh://ho st\n/x", "ssh://host:99999/x",
                     "https://host%0a/x%zz@y/", "https://a%0ab@host/x"):
@@ -445,6 +452,11 @@ class TlsTest(NetworkTest):
     def test_a_certificate_for_another_name(self):
         self.refused(self.named.url("theirs.git"), "CONFLICT", "certificate is invalid",
                      GIT_SSL_CAINFO=self.authority.path)
+
+    def test_a_proxy_of_the_environment(self):
+        env = {"GIT_SSL_CAINFO": self.authority.path, "https_proxy": f"http://{ADDRESS}:{servers.free_port()}"}
+        self.refused(self.url, "IO", "failed to connect to " + ADDRESS, **env)
+        self.works(self.url, no_proxy=ADDRESS, **env)
 
     def test_a_file_of_authorities_that_cannot_be_read(self):
         missing = self.path("nothing.pem")
