@@ -95,10 +95,10 @@ extern const struct command *const commands[];
 
 /* Each is defined in its cli/cmd_<name>.c and is a row of cli/commands.c. */
 extern const struct command command_apply, command_basis, command_branch, command_cherry_pick,
-    command_commit, command_completion, command_diff, command_export, command_fsck, command_gc,
-    command_help, command_init, command_log, command_merge, command_prune, command_query,
-    command_reindex, command_reset, command_revert, command_show, command_stats, command_switch,
-    command_tag, command_verify;
+    command_clone, command_commit, command_completion, command_diff, command_export, command_fetch,
+    command_fsck, command_gc, command_help, command_init, command_log, command_merge, command_prune,
+    command_pull, command_query, command_reindex, command_remote, command_reset, command_revert,
+    command_show, command_stats, command_switch, command_tag, command_verify;
 
 /* An error in how the command was called: exit status 2, "INVALID" in JSON, and a hint to the
    command's --help where no other was given. Returns CLI_USAGE, which passes up like any code. */

@@ -4,6 +4,7 @@
 const struct command *const commands[] = {
     // clang-format off
     &command_init,
+    &command_clone,
     &command_commit,
     &command_show,
     &command_log,
@@ -19,6 +20,9 @@ const struct command *const commands[] = {
     &command_merge,
     &command_revert,
     &command_cherry_pick,
+    &command_fetch,
+    &command_pull,
+    &command_remote,
     &command_basis,
     &command_stats,
     &command_fsck,

@@ -3,11 +3,16 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "format/limits.h"
 #include "store/fsck_report.h"
 #include "store/oci.h"
 #include "store/quarantine.h"
+
+#define TRIES    4
+#define PAUSE_MS 500u
+#define STEP_MS  50u
 
 void arrival_release(struct arrival *arrival)
 {
@@ -23,6 +28,8 @@ enum {
     RECORD_REF,    /* git_oid, name */
     RECORD_HEAD,   /* name */
     RECORD_COUNTS, /* struct counts */
+    RECORD_WHOLE,  /* nothing: it is no shallow one */
+    RECORD_LOST,   /* nothing: what ends it is worth another try */
 };
 
 static struct bytes bytes_at(const void *data, size_t len)
@@ -59,11 +66,28 @@ static void callbacks_set(git_remote_callbacks *out, struct child *child)
     out->sideband_progress = sideband_progress;
 }
 
+/* libgit2 has no codes for these. */
+static bool is_lost(void)
+{
+    static const char *const signs[] = {"failed to connect", "refused",       "reset",
+                                        "timed out",         "EOF",           "closed",
+                                        "hang up",           "status code: 5"};
+    const git_error *error = git_error_last();
+
+    for (size_t i = 0; error && i < sizeof(signs) / sizeof(signs[0]); i++) {
+        if (strstr(error->message, signs[i]))
+            return true;
+    }
+    return false;
+}
+
 static int child_failed(struct child *child, int code)
 {
     if (child->err < 0)
         return child->err;
     int err = credentials_failed(child->credentials, code);
+    if (err == 0 && is_lost())
+        (void)!worker_tell(child->worker, RECORD_LOST, (struct bytes){0}, (struct bytes){0});
     return err < 0 ? err : git_failed(code, "%s", credentials_shown(child->credentials));
 }
 
@@ -81,10 +105,22 @@ static bool spec_matches(const char *spec, const char *name)
 
 static const char *const everything[] = {"refs/heads/*", "refs/tags/*"};
 
-static bool is_wanted(const struct arrival_request *request, const char *name)
+const char *const *child_specs(size_t *count, const struct child *child)
 {
-    const char *const *specs = request->spec_count ? request->specs : everything;
-    size_t count = request->spec_count ? request->spec_count : 2;
+    const struct arrival_request *request = child->request;
+
+    if (request->head_only) {
+        *count = child->only ? 1 : 0;
+        return (const char *const *)&child->only;
+    }
+    *count = request->spec_count ? request->spec_count : 2;
+    return request->spec_count ? request->specs : everything;
+}
+
+static bool is_wanted(const struct child *child, const char *name)
+{
+    size_t count;
+    const char *const *specs = child_specs(&count, child);
 
     for (size_t i = 0; i < count; i++) {
         if (spec_matches(specs[i], name))
@@ -95,6 +131,9 @@ static bool is_wanted(const struct arrival_request *request, const char *name)
 
 int child_head(struct child *child, const char *branch)
 {
+    free(child->only);
+    if (!(child->only = bytes_dup(text_bytes(branch))))
+        return error_wrap(E_NOMEM, "refs");
     return worker_tell(child->worker, RECORD_HEAD, text_bytes(branch), (struct bytes){0});
 }
 
@@ -114,7 +153,7 @@ int child_ref(struct child *child, const char *name, const git_oid *id)
 {
     int valid = 0, err;
 
-    if (!is_wanted(child->request, name))
+    if (!is_wanted(child, name))
         return 0;
     if (git_reference_name_is_valid(&valid, name) < 0 || !valid)
         return error_set(E_CORRUPT, "a ref's name is none: '%s'", name);
@@ -143,20 +182,21 @@ static int refs_tell(struct child *child)
     if (code < 0)
         return child_failed(child, code);
     for (size_t i = 0; err == 0 && i < count; i++) {
-        const git_remote_head *head = heads[i];
-        if (strcmp(head->name, "HEAD") == 0 && head->symref_target)
-            err = child_head(child, head->symref_target);
-        else if (!strstr(head->name, "^{}"))
-            err = child_ref(child, head->name, &head->oid);
+        if (strcmp(heads[i]->name, "HEAD") == 0 && heads[i]->symref_target)
+            err = child_head(child, heads[i]->symref_target);
+    }
+    for (size_t i = 0; err == 0 && i < count; i++) {
+        if (strcmp(heads[i]->name, "HEAD") != 0 && !strstr(heads[i]->name, "^{}"))
+            err = child_ref(child, heads[i]->name, &heads[i]->oid);
     }
     return err;
 }
 
 /* One string that all are in, each ended by a NUL: "+refs/heads/a:refs/arrived/refs/heads/a". */
-static int specs_make(struct buf *out, const struct arrival_request *request)
+static int specs_make(struct buf *out, const struct child *child)
 {
-    const char *const *specs = request->spec_count ? request->specs : everything;
-    size_t count = request->spec_count ? request->spec_count : 2;
+    size_t count;
+    const char *const *specs = child_specs(&count, child);
     int err = 0;
 
     for (size_t i = 0; err == 0 && i < count; i++) {
@@ -168,8 +208,7 @@ static int specs_make(struct buf *out, const struct arrival_request *request)
 
 static int download(struct child *child)
 {
-    const struct arrival_request *request = child->request;
-    size_t count = request->spec_count ? request->spec_count : 2;
+    size_t count;
     git_fetch_options options;
     AUTO_FREE(char *, list);
     AUTO_BUF(texts);
@@ -177,7 +216,8 @@ static int download(struct child *child)
     int code = git_fetch_options_init(&options, GIT_FETCH_OPTIONS_VERSION);
     if (code < 0)
         return git_failed(code, "fetch");
-    int err = specs_make(&texts, request);
+    (void)child_specs(&count, child);
+    int err = specs_make(&texts, child);
     if (err < 0)
         return err;
     if (!(list = array_new(count, sizeof(*list))))
@@ -258,6 +298,21 @@ static int tips_check(const struct child *child, struct store *quarantined)
     return err;
 }
 
+/* Over a network, with git where only that can do it. */
+static int remote_fetch(struct child *child)
+{
+    bool is_needed;
+
+    int err = credentials_new(&child->credentials, child->request->url);
+    if (err < 0 || (err = git_is_needed(&is_needed, child)) < 0 || !is_needed)
+        return err < 0 ? err : network_fetch(child);
+    if ((err = git_fetch(child)) != E_UNSUPPORTED || !child->request->shallow)
+        return err;
+    if ((err = worker_tell(child->worker, RECORD_WHOLE, (struct bytes){0}, (struct bytes){0})) < 0)
+        return err;
+    return network_fetch(child);
+}
+
 static int check(struct child *child, const char *path)
 {
     AUTO_STORE(quarantined);
@@ -276,6 +331,7 @@ struct transfer {
     const struct arrival_request *request;
     const char *path; /* of the quarantine */
     struct arrival *arrival;
+    bool is_lost; /* another try may do */
 };
 
 static int transfer_work(void *context, struct worker *worker)
@@ -292,7 +348,7 @@ static int transfer_work(void *context, struct worker *worker)
     if (err == 0 && oci_is_url(request->url))
         err = oci_fetch(&child);
     else if (err == 0)
-        err = url_is_path(request->url) ? path_fetch(&child) : network_fetch(&child);
+        err = url_is_path(request->url) ? path_fetch(&child) : remote_fetch(&child);
     if (err < 0 || (err = check(&child, transfer->path)) < 0)
         return err;
     return worker_tell(
@@ -324,9 +380,12 @@ static int ref_take(struct arrival *arrival, struct bytes record)
 
 static int transfer_take(void *context, uint32_t type, struct bytes record)
 {
-    struct arrival *arrival = ((struct transfer *)context)->arrival;
+    struct transfer *transfer = context;
+    struct arrival *arrival = transfer->arrival;
     struct counts counts;
 
+    transfer->is_lost |= type == RECORD_LOST;
+    arrival->is_whole |= type == RECORD_WHOLE;
     if (type == RECORD_REF)
         return ref_take(arrival, record);
     if (type == RECORD_COUNTS && record.len == sizeof(counts)) {
@@ -348,17 +407,15 @@ static int ref_compare(const void *a, const void *b)
 }
 
 static int fetch_into(
-    struct arrival *arrival, struct quarantine *quarantine, const struct arrival_request *request
+    bool *is_lost,
+    struct arrival *arrival,
+    struct quarantine *quarantine,
+    const struct arrival_request *request
 )
 {
-    struct transfer transfer = {request, quarantine->path, arrival};
-    AUTO_FREE(char, name);
-
-    int err = url_name(&name, request->url);
-    if (err < 0)
-        return err;
+    struct transfer transfer = {request, quarantine->path, arrival, false};
     struct worker worker = {
-        .name = name,
+        .name = request->url,
         .file_bytes = (request->max_bytes ? request->max_bytes : LIMIT_ARRIVING) + MIB,
         .stall_seconds = request->stall_seconds,
         .context = &transfer,
@@ -367,13 +424,32 @@ static int fetch_into(
         .progress = request->progress,
     };
 
-    err = worker_run(&worker);
+    int err = worker_run(&worker);
     if (err == 0 && arrival->count)
         qsort(arrival->refs, arrival->count, sizeof(*arrival->refs), ref_compare);
+    *is_lost = err == E_IO && transfer.is_lost;
     return err;
 }
 
-int arrival_fetch(struct arrival *out, struct store *store, const struct arrival_request *request)
+/* A second, two, four: less in a test. */
+static int pause_before(unsigned try, const struct arrival_request *request)
+{
+    uint64_t ms = (uint64_t)(request->pause_ms ? request->pause_ms : PAUSE_MS) << try;
+
+    for (uint64_t waited = 0; waited < ms; waited += STEP_MS) {
+        const struct timespec step = {.tv_nsec = STEP_MS * 1000000};
+        int err = interrupt_check();
+        if (err < 0)
+            return err;
+        nanosleep(&step, NULL);
+    }
+    return 0;
+}
+
+/* Nothing is left of a try that failed. */
+static int fetch_once(
+    bool *is_lost, struct arrival *out, struct store *store, const struct arrival_request *request
+)
 {
     AUTO_QUARANTINE(quarantine);
     AUTO_ARRIVAL(arrival);
@@ -381,10 +457,23 @@ int arrival_fetch(struct arrival *out, struct store *store, const struct arrival
     int err;
 
     if ((err = quarantine_make(&quarantine, store)) < 0 ||
-        (err = fetch_into(&arrival, &quarantine, request)) < 0 ||
+        (err = fetch_into(is_lost, &arrival, &quarantine, request)) < 0 ||
         (err = lock_write(&lock, store)) < 0 || (err = quarantine_admit(&quarantine, store)) < 0)
         return err;
     *out = arrival;
     arrival = (struct arrival){0};
     return 0;
+}
+
+int arrival_fetch(struct arrival *out, struct store *store, const struct arrival_request *request)
+{
+    bool is_lost = false;
+    int err = fetch_once(&is_lost, out, store, request);
+
+    for (unsigned try = 0; err < 0 && is_lost && try < TRIES - 1; try++) {
+        is_lost = false;
+        if ((err = pause_before(try, request)) == 0)
+            err = fetch_once(&is_lost, out, store, request);
+    }
+    return err;
 }

@@ -17,7 +17,8 @@ struct child {
     git_remote *remote;
     struct worker *worker;
     uint64_t max_bytes;
-    int err; /* ours, that a callback ended with */
+    char *only; /* with head_only: the branch's ref, owned */
+    int err;    /* ours, that a callback ended with */
     git_oid *tips;
     bool *is_branch; /* by index in tips */
     size_t tip_count, tip_capacity, branch_capacity;
@@ -39,5 +40,14 @@ MUST_CHECK int path_open(struct store **out, const char *url);
 /* Pack what is wanted and not here, from there into the quarantine. (libgit2's own transport of
    paths sends what every ref there leads to.) */
 MUST_CHECK int path_fetch(struct child *child);
+
+/* arrival_git.c: is git itself needed, which knows shallow clones? libgit2 1.5 does not. */
+MUST_CHECK int git_is_needed(bool *out, struct child *child);
+/* The same over a network, by the program git, into the quarantine. E_UNSUPPORTED where there is
+   none. */
+MUST_CHECK int git_fetch(struct child *child);
+
+/* The refs that are wanted: `count` of them, which may hold stars. */
+const char *const *child_specs(size_t *count, const struct child *child);
 
 #endif

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "format/file.h"
+#include "store/ancestry.h"
 #include "store/arrival_child.h"
 #include "store/graph.h"
 #include "store/pack.h"
@@ -89,6 +90,22 @@ struct listing {
     struct graph *graph;
 };
 
+/* Nothing behind the newest version is looked at. What leads to none is told later. */
+static int end_add(struct listing *listing, const git_oid *tip)
+{
+    AUTO_GIT(git_commit, commit);
+    struct store *theirs = listing->graph->store;
+    git_oid id;
+    size_t ignored;
+
+    int err = commit_peel(&id, theirs, tip);
+    if (err < 0)
+        return err == E_INVALID ? 0 : err;
+    if ((err = commit_read(&commit, theirs, &id)) < 0 || !git_commit_parentcount(commit))
+        return err;
+    return id_set_add(&ignored, NULL, &listing->graph->shallow, &id);
+}
+
 static int ref_visit(void *context, const char *name, const git_oid *target)
 {
     struct listing *listing = context;
@@ -97,6 +114,8 @@ static int ref_visit(void *context, const char *name, const git_oid *target)
 
     int err = child_ref(child, name, target);
     if (err < 0 || child->tip_count == before || git_odb_exists(listing->graph->without, target))
+        return err;
+    if (child->request->shallow && (err = end_add(listing, target)) < 0)
         return err;
     return graph_root(&ignored, listing->graph, target, GIT_OBJECT_ANY);
 }
@@ -182,6 +201,33 @@ static int objects_pack(struct child *child, const struct graph *graph)
     return child_progress(child, bytes);
 }
 
+/* Where what arrives ends, be it that no more is wanted or that it is a shallow clone itself. */
+static int ends_write(struct child *child, const struct graph *graph)
+{
+    AUTO_FREE(char, path);
+    AUTO_ID_SET(ends);
+    AUTO_BUF(text);
+    size_t ignored, before;
+
+    int err = shallow_read(&ends, child->quarantined);
+    before = ends.count;
+    for (size_t i = 0; err == 0 && i < graph->shallow.count; i++) {
+        if (id_set_find(&ignored, &graph->ids, &graph->shallow.ids[i]))
+            err = id_set_add(&ignored, NULL, &ends, &graph->shallow.ids[i]);
+    }
+    if (err < 0 || ends.count == before)
+        return err;
+    if (!child->request->shallow && !child->request->may_end) {
+        err = error_set(E_UNSUPPORTED, "the repository there is a shallow clone");
+        return error_hint(err, "git --git-dir=DIR fetch --unshallow, there, makes it whole");
+    }
+    for (size_t i = 0; err == 0 && i < ends.count; i++)
+        err = buf_printf(&text, "%s\n", git_oid_tostr_s(&ends.ids[i]));
+    if (err < 0 || (err = path_join(&path, store_path(child->quarantined), "shallow")) < 0)
+        return err;
+    return file_write(path, buf_bytes(&text));
+}
+
 int path_fetch(struct child *child)
 {
     AUTO_STORE(theirs);
@@ -198,7 +244,8 @@ int path_fetch(struct child *child)
         (err = refs_each(theirs, "refs/", ref_visit, &listing)) < 0 ||
         (err = graph_walk(&graph, NULL, NULL)) < 0 || !graph.ids.count ||
         (err = path_join(&objects, store_path(theirs), "objects")) < 0 ||
-        (err = borrow(child, objects)) < 0 || (err = objects_pack(child, &graph)) < 0)
+        (err = borrow(child, objects)) < 0 || (err = objects_pack(child, &graph)) < 0 ||
+        (err = ends_write(child, &graph)) < 0)
         return err;
     return borrow(child, NULL);
 }

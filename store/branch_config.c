@@ -27,7 +27,7 @@ static void settings_release(struct settings *settings)
 
 struct setting_visit {
     struct settings *settings;
-    const char *prefix; /* "branch.<name>." */
+    const char *prefix; /* "branch.<name>.", "remote.<name>." */
     int err;
 };
 
@@ -73,28 +73,33 @@ static int settings_read(struct settings *settings, git_config *config, const ch
     return err < 0 ? git_failed(err, "config") : 0;
 }
 
-static int key_make(struct buf *out, const char *name, const char *key)
+static int key_make(struct buf *out, const char *section, const char *key)
 {
-    return buf_printf(out, "branch.%s.%s", name, key);
+    return buf_printf(out, "%s.%s", section, key);
+}
+
+static int section_of(struct buf *out, const char *branch)
+{
+    return buf_printf(out, "branch.%s", branch);
 }
 
 /* Behind those that are there: git allows several of one key. */
-static int setting_add(git_config *config, const char *name, const struct setting *setting)
+static int setting_add(git_config *config, const char *section, const struct setting *setting)
 {
     AUTO_BUF(key);
 
-    int err = key_make(&key, name, setting->key);
+    int err = key_make(&key, section, setting->key);
     if (err < 0)
         return err;
     err = git_config_set_multivar(config, (const char *)key.data, "^$never", setting->value);
     return err < 0 ? git_failed(err, "config: %s", (const char *)key.data) : 0;
 }
 
-static int setting_delete(git_config *config, const char *name, const struct setting *setting)
+static int setting_delete(git_config *config, const char *section, const struct setting *setting)
 {
     AUTO_BUF(key);
 
-    int err = key_make(&key, name, setting->key);
+    int err = key_make(&key, section, setting->key);
     if (err < 0)
         return err;
     err = git_config_delete_multivar(config, (const char *)key.data, ".*");
@@ -102,35 +107,61 @@ static int setting_delete(git_config *config, const char *name, const struct set
                                            : 0;
 }
 
-static int
-settings_of(struct settings *settings, git_config **config, struct store *store, const char *name)
+static int settings_of(
+    struct settings *settings, git_config **config, struct store *store, const char *section
+)
 {
     AUTO_BUF(prefix);
 
-    int err = key_make(&prefix, name, "");
+    int err = key_make(&prefix, section, "");
     if (err < 0 || (err = config_open(config, store)) < 0)
         return err;
     return settings_read(settings, *config, (const char *)prefix.data);
+}
+
+int config_section_delete(struct store *store, const char *section)
+{
+    AUTO_SETTINGS(settings);
+    AUTO_GIT(git_config, config);
+
+    int err = settings_of(&settings, &config, store, section);
+    for (size_t i = 0; err == 0 && i < settings.count; i++)
+        err = setting_delete(config, section, &settings.list[i]);
+    return err;
+}
+
+int config_section_set(struct store *store, const char *section, const char *key, const char *value)
+{
+    AUTO_GIT(git_config, config);
+    AUTO_BUF(name);
+    int err;
+
+    if ((err = config_open(&config, store)) < 0 || (err = key_make(&name, section, key)) < 0)
+        return err;
+    err = git_config_set_string(config, (const char *)name.data, value);
+    return err < 0 ? git_failed(err, "config: %s", (const char *)name.data) : 0;
 }
 
 int branch_config_copy(struct store *store, const char *from, const char *to)
 {
     AUTO_SETTINGS(settings);
     AUTO_GIT(git_config, config);
+    AUTO_BUF(from_section);
+    AUTO_BUF(to_section);
+    int err;
 
-    int err = settings_of(&settings, &config, store, from);
+    if ((err = section_of(&from_section, from)) < 0 || (err = section_of(&to_section, to)) < 0)
+        return err;
+    err = settings_of(&settings, &config, store, (const char *)from_section.data);
     for (size_t i = 0; err == 0 && i < settings.count; i++)
-        err = setting_add(config, to, &settings.list[i]);
+        err = setting_add(config, (const char *)to_section.data, &settings.list[i]);
     return err;
 }
 
 int branch_config_delete(struct store *store, const char *name)
 {
-    AUTO_SETTINGS(settings);
-    AUTO_GIT(git_config, config);
+    AUTO_BUF(section);
 
-    int err = settings_of(&settings, &config, store, name);
-    for (size_t i = 0; err == 0 && i < settings.count; i++)
-        err = setting_delete(config, name, &settings.list[i]);
-    return err;
+    int err = section_of(&section, name);
+    return err < 0 ? err : config_section_delete(store, (const char *)section.data);
 }

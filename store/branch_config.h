@@ -9,4 +9,10 @@
 MUST_CHECK int branch_config_copy(struct store *store, const char *from, const char *to);
 MUST_CHECK int branch_config_delete(struct store *store, const char *name);
 
+/* A section of the repository's own file: "branch.main", "remote.origin". Set one key, to this
+   value alone; delete all that is in it. */
+MUST_CHECK int
+config_section_set(struct store *store, const char *section, const char *key, const char *value);
+MUST_CHECK int config_section_delete(struct store *store, const char *section);
+
 #endif

@@ -65,6 +65,12 @@ struct commit_id commit_id_of(const git_oid *id);
    of libgit2's may be held meanwhile. Who takes a lock for writing does so. */
 MUST_CHECK int store_renew(struct store *store);
 
+/* repository.c: store_init(), and before it appears, `fill` is called with where it is until then:
+   what it makes there appears with it, and its error ends it. */
+MUST_CHECK int store_init_filled(
+    char **out_path, const char *dir, int (*fill)(void *context, const char *path), void *context
+);
+
 /* object.c: `type` is GIT_OBJECT_BLOB, _TREE, _COMMIT or _TAG. */
 
 struct object_ids {
@@ -168,6 +174,11 @@ struct ref_change {
 };
 MUST_CHECK int
 refs_move(struct store *store, const struct ref_change *changes, size_t count, const char *message);
+/* refs_move(), so many at once as there may be files open: the first ones have moved where it fails
+   later. */
+MUST_CHECK int refs_move_many(
+    struct store *store, const struct ref_change *changes, size_t count, const char *message
+);
 /* refs_move(), and before the first ref moves what `first` names is synced as by paths_sync(): at
    once with what refs_move() has to sync first. */
 MUST_CHECK int refs_move_after(

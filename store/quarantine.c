@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "format/file.h"
+#include "format/limits.h"
 #include "store/pack.h"
 #include "store/refs.h"
 
@@ -13,6 +14,7 @@
 #define LOCK    "alive"
 #define OBJECTS "objects"
 #define PACKS   "objects/pack"
+#define SHALLOW "shallow"
 
 /* Every fetch of git's own becomes a pack, and none runs a gc. */
 #define CONFIG                                                                                     \
@@ -98,6 +100,21 @@ static int folder_make(const char *path, const char *name)
     return err < 0 ? err : dir_make(folder);
 }
 
+/* Where the histories that `from` has end. Nothing there: 0. */
+static int shallow_copy(const char *from, const char *to)
+{
+    AUTO_FREE(char, source);
+    AUTO_FREE(char, target);
+    AUTO_BUF(text);
+    int err;
+
+    if ((err = path_join(&source, from, SHALLOW)) < 0 ||
+        (err = path_join(&target, to, SHALLOW)) < 0 || !path_exists(source) ||
+        (err = file_read(&text, source, LIMIT_TEXT)) < 0)
+        return err;
+    return file_write(target, buf_bytes(&text));
+}
+
 static int lock_hold(struct quarantine *quarantine)
 {
     AUTO_FREE(char, lock);
@@ -122,6 +139,8 @@ static int quarantine_fill(struct quarantine *quarantine, struct store *store)
         (err = text_write(path, "objects/info/alternates", "../../\n")) < 0 ||
         (err = text_write(path, "config", CONFIG)) < 0 ||
         (err = text_write(path, "HEAD", "ref: refs/heads/arriving\n")) < 0)
+        return err;
+    if ((err = shallow_copy(store->path, path)) < 0)
         return err;
     return refs_copy(path, store);
 }
@@ -213,7 +232,8 @@ int quarantine_admit(struct quarantine *quarantine, struct store *store)
         (err = path_join(&to, store->path, PACKS)) < 0 || (err = dir_make(to)) < 0 ||
         (err = dir_names(&names, from)) < 0 || (err = tree_sync(from)) < 0 ||
         (err = suffix_admit(&names, from, to, ".pack")) < 0 || (err = path_sync(to)) < 0 ||
-        (err = suffix_admit(&names, from, to, ".idx")) < 0 || (err = path_sync(to)) < 0)
+        (err = suffix_admit(&names, from, to, ".idx")) < 0 || (err = path_sync(to)) < 0 ||
+        (err = shallow_copy(quarantine->path, store->path)) < 0)
         return err;
     return store_renew(store);
 }

@@ -26,7 +26,8 @@ void quarantine_release(struct quarantine *quarantine);
 /* The ids of every object that arrived. */
 MUST_CHECK int quarantine_objects(struct id_set *out, struct store *quarantined);
 
-/* Its packs become ours, durably, index last. Nothing leads to them yet. */
+/* Its packs become ours, durably, index last, and where its histories end. Nothing leads to them
+   yet. */
 MUST_CHECK int quarantine_admit(struct quarantine *quarantine, struct store *store);
 
 #endif

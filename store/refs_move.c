@@ -16,6 +16,7 @@
 #include "store/ref_plain.h"
 
 #define PAUSE_MS      10u
+#define AT_ONCE       256u /* each has a file open */
 #define LOCK_FILE     "vera.lock"
 #define PACKED_REFS   "packed-refs"
 #define GIT_HEAD_FILE "HEAD"
@@ -407,6 +408,19 @@ int refs_move(
 )
 {
     return refs_move_after((struct bytes){0}, store, changes, count, message);
+}
+
+int refs_move_many(
+    struct store *store, const struct ref_change *changes, size_t count, const char *message
+)
+{
+    int err = 0;
+
+    for (size_t at = 0, n; err == 0 && at < count; at += n) {
+        n = count - at < AT_ONCE ? count - at : AT_ONCE;
+        err = refs_move(store, changes + at, n, message);
+    }
+    return err;
 }
 
 static int

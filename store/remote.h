@@ -30,7 +30,8 @@ MUST_CHECK int store_remotes(struct remotes *out, struct store *store);
 /* E_NOTFOUND, with the nearest name or how to add one. `spec_count` may be 0. */
 MUST_CHECK int remote_find(struct remote *out, struct store *store, const char *name);
 
-/* A path becomes absolute: it means the same from everywhere. E_EXISTS; E_INVALID for a name that
+/* A path becomes absolute: it means the same from everywhere. A secret in the URL is not stored.
+   E_EXISTS; E_INVALID for a name that
    can be none of a folder below refs/remotes, or a URL of no kind that we know. */
 MUST_CHECK int store_remote_add(struct store *store, const char *name, const char *url);
 /* With what was seen there (refs/remotes/NAME/) and the upstreams of branches that are there.

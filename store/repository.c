@@ -102,7 +102,12 @@ static int folders_make(struct outdir *out)
     return err;
 }
 
-static int init_at(char **out_path, const char *path)
+struct filling {
+    int (*fill)(void *context, const char *path); /* or NULL */
+    void *context;
+};
+
+static int init_at(char **out_path, const char *path, const struct filling *filling)
 {
     AUTO_OUTDIR(out);
     int err;
@@ -112,6 +117,7 @@ static int init_at(char **out_path, const char *path)
     if ((err = outdir_begin(&out, path, false)) < 0 || (err = repository_make(out.staging)) < 0 ||
         (err = folders_make(&out)) < 0 ||
         (err = outdir_write(&out, "vera.lock", (struct bytes){0})) < 0 ||
+        (filling->fill && (err = filling->fill(filling->context, out.staging)) < 0) ||
         (err = outdir_commit(&out)) < 0)
         return err;
     *out_path = out.target;
@@ -119,7 +125,7 @@ static int init_at(char **out_path, const char *path)
     return 0;
 }
 
-static int init_in(char **out_path, const char *dir)
+static int init_in(char **out_path, const char *dir, const struct filling *filling)
 {
     AUTO_FREE(char, root);
     AUTO_FREE(char, path);
@@ -130,7 +136,7 @@ static int init_in(char **out_path, const char *dir)
     if (!(root = realpath(dir, NULL)))
         return file_error(dir);
     err = path_join(&path, root, ".vera");
-    return err < 0 ? err : init_at(out_path, path);
+    return err < 0 ? err : init_at(out_path, path, filling);
 }
 
 /* How much of a path is there: the length of its longest prefix that is. */
@@ -168,16 +174,24 @@ static void folders_unmake(const char *dir, size_t existed)
     }
 }
 
-int store_init(char **out_path, const char *dir)
+int store_init_filled(
+    char **out_path, const char *dir, int (*fill)(void *context, const char *path), void *context
+)
 {
+    const struct filling filling = {fill, context};
     size_t existed = existing_length(dir);
     int err = library_start();
 
-    if (err < 0 || (err = init_in(out_path, dir)) == 0)
+    if (err < 0 || (err = init_in(out_path, dir, &filling)) == 0)
         return err;
     error_keep();
     folders_unmake(dir, existed);
     return error_restore(err);
+}
+
+int store_init(char **out_path, const char *dir)
+{
+    return store_init_filled(out_path, dir, NULL, NULL);
 }
 
 /* Finding one */
