@@ -6,6 +6,7 @@
 
 #include "cli/describe.h"
 #include "format/file.h"
+#include "store/fetch.h"
 
 struct export_arguments {
     const char *as;
@@ -34,6 +35,42 @@ static int export_json(const struct manifest *manifest)
     return cli_json_end(&writer);
 }
 
+/* Where "URL@REV" parts: at the last @, behind what is no revision but names a place. NULL where it
+   does not. */
+static const char *url_end(const char *text)
+{
+    const char *at = strrchr(text, '@'), *colon = strchr(text, ':');
+    AUTO_FREE(char, place);
+
+    if (!at || at == text || !at[1] || at[1] == '{' ||
+        !(place = bytes_dup((struct bytes){(const uint8_t *)text, (size_t)(at - text)})))
+        return NULL;
+    if (strstr(place, "://"))
+        return at;
+    if (strncmp(text, "sha256:", 7) == 0)
+        return NULL;
+    return (colon && colon < at) || path_is_directory(place) ? at : NULL;
+}
+
+/* Another repository's version, of which nothing is kept here. */
+static int export_load_from(struct source *out, struct cli *cli, const char *text, const char *at)
+{
+    AUTO_FREE(char, url);
+
+    if (!(url = bytes_dup((struct bytes){(const uint8_t *)text, (size_t)(at - text)})))
+        return E_NOMEM;
+    int err = store_load_from(&out->snapshot, &out->commit, url, at + 1, cli->progress);
+    out->is_version = err == 0;
+    return err;
+}
+
+static int export_load(struct source *out, struct cli *cli, const char *text)
+{
+    const char *at = url_end(text);
+
+    return at ? export_load_from(out, cli, text, at) : source_load(out, cli, text);
+}
+
 static int export_run(struct cli *cli, const void *arguments_of)
 {
     const struct export_arguments *arguments = arguments_of;
@@ -46,7 +83,7 @@ static int export_run(struct cli *cli, const void *arguments_of)
 
     if (strcmp(target, "-") == 0)
         return cli_usage_error("a PEFT directory cannot be written to standard output");
-    if ((err = source_load(&source, cli, revision)) ||
+    if ((err = export_load(&source, cli, revision)) ||
         (err = manifest_decode(&manifest, buf_bytes(&source.snapshot.manifest))))
         return err;
     if ((err = snapshot_restore(&files, &source.snapshot)))
@@ -64,7 +101,7 @@ static int export_run(struct cli *cli, const void *arguments_of)
 }
 
 static const struct operand operands[] = {
-    {"REV", false, false, COMPLETE_REVISION, "A version"},
+    {"REV", false, false, COMPLETE_REVISION, "A version, or URL@REV: one of another repository"},
     {"DIR", false, false, COMPLETE_DIRECTORY, "Where to write it: new or empty"},
     {0},
 };
@@ -85,9 +122,13 @@ const struct command command_export = {
     .summary = "Write a version's files, byte for byte",
     .details =
         "Every file has the SHA-256 that was recorded when it was committed, or nothing is "
-        "written. PEFT, Transformers and everything else that reads PEFT directories load DIR.",
+        "written. PEFT, Transformers and everything else that reads PEFT directories load DIR.\n\n"
+        "URL@REV is a version of another repository (the last @ counts): a branch's, a tag's or "
+        "HEAD's comes by itself, and nothing but DIR is kept of it. Over a network that needs the "
+        "program git; without it the history comes along, and goes again.",
     .examples = "vera export main out/adapter\n"
-                "vera export sha256:2e6aef0a7578 out/adapter",
+                "vera export sha256:2e6aef0a7578 out/adapter\n"
+                "vera export https://host/adapters.git@main out/adapter",
     .operands = operands,
     .options = options,
     .arguments_size = sizeof(struct export_arguments),

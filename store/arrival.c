@@ -5,7 +5,9 @@
 #include <string.h>
 #include <time.h>
 
+#include "format/file.h"
 #include "format/limits.h"
+#include "store/ancestry.h"
 #include "store/fsck_report.h"
 #include "store/oci.h"
 #include "store/quarantine.h"
@@ -170,6 +172,29 @@ int child_ref(struct child *child, const char *name, const git_oid *id)
     child->is_branch[child->tip_count] = strncmp(name, REF_HEADS, strlen(REF_HEADS)) == 0;
     child->tips[child->tip_count++] = *id;
     return worker_tell(child->worker, RECORD_REF, bytes_at(id, sizeof(*id)), text_bytes(name));
+}
+
+int child_ends(struct child *child, const struct id_set *ends)
+{
+    AUTO_FREE(char, path);
+    AUTO_ID_SET(all);
+    AUTO_BUF(text);
+    size_t ignored;
+
+    int err = ends->count ? shallow_read(&all, child->quarantined) : 0;
+    if (err < 0 || !ends->count)
+        return err;
+    if (!child->request->shallow && !child->request->may_end) {
+        err = error_set(E_UNSUPPORTED, "the repository there is a shallow clone");
+        return error_hint(err, "git --git-dir=DIR fetch --unshallow, there, makes it whole");
+    }
+    for (size_t i = 0; err == 0 && i < ends->count; i++)
+        err = id_set_add(&ignored, NULL, &all, &ends->ids[i]);
+    for (size_t i = 0; err == 0 && i < all.count; i++)
+        err = buf_printf(&text, "%s\n", git_oid_tostr_s(&all.ids[i]));
+    if (err < 0 || (err = path_join(&path, store_path(child->quarantined), "shallow")) < 0)
+        return err;
+    return file_write(path, buf_bytes(&text));
 }
 
 static int refs_tell(struct child *child)

@@ -4,6 +4,7 @@
 
 #include "store/arrival.h"
 #include "store/credentials.h"
+#include "store/id_set.h"
 #include "store/worker.h"
 
 struct counts {
@@ -30,6 +31,10 @@ MUST_CHECK int child_ref(struct child *child, const char *name, const git_oid *i
 /* Where HEAD is, "refs/heads/main". */
 MUST_CHECK int child_head(struct child *child, const char *branch);
 MUST_CHECK int child_progress(struct child *child, uint64_t bytes);
+
+/* Histories there end at these commits, or are to end there here. E_UNSUPPORTED where that may not
+   be. */
+MUST_CHECK int child_ends(struct child *child, const struct id_set *ends);
 
 /* arrival_path.c: is this a path, or file://? */
 bool url_is_path(const char *url);

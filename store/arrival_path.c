@@ -201,31 +201,18 @@ static int objects_pack(struct child *child, const struct graph *graph)
     return child_progress(child, bytes);
 }
 
-/* Where what arrives ends, be it that no more is wanted or that it is a shallow clone itself. */
-static int ends_write(struct child *child, const struct graph *graph)
+/* Of those commits that arrive. */
+static int ends_tell(struct child *child, const struct graph *graph)
 {
-    AUTO_FREE(char, path);
     AUTO_ID_SET(ends);
-    AUTO_BUF(text);
-    size_t ignored, before;
+    size_t ignored;
+    int err = 0;
 
-    int err = shallow_read(&ends, child->quarantined);
-    before = ends.count;
     for (size_t i = 0; err == 0 && i < graph->shallow.count; i++) {
         if (id_set_find(&ignored, &graph->ids, &graph->shallow.ids[i]))
             err = id_set_add(&ignored, NULL, &ends, &graph->shallow.ids[i]);
     }
-    if (err < 0 || ends.count == before)
-        return err;
-    if (!child->request->shallow && !child->request->may_end) {
-        err = error_set(E_UNSUPPORTED, "the repository there is a shallow clone");
-        return error_hint(err, "git --git-dir=DIR fetch --unshallow, there, makes it whole");
-    }
-    for (size_t i = 0; err == 0 && i < ends.count; i++)
-        err = buf_printf(&text, "%s\n", git_oid_tostr_s(&ends.ids[i]));
-    if (err < 0 || (err = path_join(&path, store_path(child->quarantined), "shallow")) < 0)
-        return err;
-    return file_write(path, buf_bytes(&text));
+    return err < 0 ? err : child_ends(child, &ends);
 }
 
 int path_fetch(struct child *child)
@@ -245,7 +232,7 @@ int path_fetch(struct child *child)
         (err = graph_walk(&graph, NULL, NULL)) < 0 || !graph.ids.count ||
         (err = path_join(&objects, store_path(theirs), "objects")) < 0 ||
         (err = borrow(child, objects)) < 0 || (err = objects_pack(child, &graph)) < 0 ||
-        (err = ends_write(child, &graph)) < 0)
+        (err = ends_tell(child, &graph)) < 0)
         return err;
     return borrow(child, NULL);
 }

@@ -52,7 +52,9 @@ static int head_follow(struct cloning *cloning, struct store *store, const struc
         if ((err = refs_move(store, &change, 1, "clone")) < 0)
             return err;
     }
-    if ((err = head_move(store, arrival->head, "clone")) < 0 ||
+    if ((cloning->request->shallow && !arrival->is_whole &&
+         (err = remote_narrow(store, REMOTE_DEFAULT, branch)) < 0) ||
+        (err = head_move(store, arrival->head, "clone")) < 0 ||
         (err = upstream_set(store, branch, REMOTE_DEFAULT, branch)) < 0)
         return err;
     if (tip && !(cloning->result->branch = bytes_dup(text_bytes(branch))))

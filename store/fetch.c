@@ -86,8 +86,9 @@ int refspecs_make(struct refspecs *out, const struct remote *remote)
         err = refspec_add(out, (const char *)usual.data);
     for (size_t i = 0; err == 0 && i < remote->spec_count; i++)
         err = refspec_add(out, remote->specs[i]);
-    if (err == 0)
-        out->sources[out->count] = REF_TAGS "*";
+    out->source_count = out->count;
+    if (err == 0 && !remote->no_tags)
+        out->sources[out->source_count++] = REF_TAGS "*";
     return err < 0 ? error_wrap(err, "remote '%s'", remote->name) : 0;
 }
 
@@ -364,7 +365,7 @@ int store_fetch(
     const struct arrival_request wanted = {
         .url = remote.url,
         .specs = specs.sources,
-        .spec_count = specs.count + 1,
+        .spec_count = specs.source_count,
         .max_bytes = request->max_bytes,
         .stall_seconds = request->stall_seconds,
         .progress = request->progress,

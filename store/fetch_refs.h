@@ -5,11 +5,11 @@
 #include "store/ancestry.h"
 #include "store/fetch.h"
 
-/* A remote's, and after their sources "refs/tags/" and a star: tags come along. */
+/* A remote's, and after their sources "refs/tags/" and a star where tags come along. */
 struct refspecs {
     git_refspec **list;
-    const char **sources; /* count + 1 */
-    size_t count;
+    const char **sources;
+    size_t count, source_count;
 };
 #define AUTO_REFSPECS(name) __attribute__((cleanup(refspecs_release))) struct refspecs name = {0}
 void refspecs_release(struct refspecs *specs);

@@ -43,9 +43,33 @@ static int version_take(struct fetching *fetching, const struct oci_descriptor *
     return oci_version_take(&commit, store, &fetching->client, item, store_path(store));
 }
 
+/* The newest one, which the index names first, and that its history ends there. */
+static int newest_take(struct fetching *fetching, const struct oci_document *index)
+{
+    const struct oci_descriptor *item = &index->items[0];
+    AUTO_GIT(git_commit, commit);
+    AUTO_ID_SET(ends);
+    size_t ignored;
+    int err;
+
+    if (!index->count || !item->has_commit || item->type != OCI_MANIFEST)
+        return error_set(E_CORRUPT, "%s: an index that names no version", index->ref);
+    const git_oid id = git_id(&item->commit);
+    if ((err = version_take(fetching, item)) < 0 ||
+        (err = commit_read(&commit, fetching->child->quarantined, &id)) < 0 ||
+        !git_commit_parentcount(commit))
+        return err;
+    if ((err = id_set_add(&ignored, NULL, &ends, &id)) < 0)
+        return err;
+    return child_ends(fetching->child, &ends);
+}
+
 static int versions_take(struct fetching *fetching, const struct oci_document *index)
 {
     int err = 0;
+
+    if (fetching->child->request->shallow)
+        return newest_take(fetching, index);
 
     for (size_t i = 0; err == 0 && i < index->count; i++) {
         const struct oci_descriptor *item = &index->items[i];

@@ -80,14 +80,16 @@ static int remote_entry(struct remotes *remotes, const char *key, const char *va
 
     if (strncmp(key, section, strlen(section)) != 0 || end <= name || !value)
         return 0;
-    bool is_url = strcmp(end, ".url") == 0;
-    if (!is_url && strcmp(end, ".fetch") != 0)
+    bool is_url = strcmp(end, ".url") == 0, is_tags = strcmp(end, ".tagopt") == 0;
+    if (!is_url && !is_tags && strcmp(end, ".fetch") != 0)
         return 0;
     int err = remote_of(
         &remote, remotes, (struct bytes){(const uint8_t *)name, (size_t)(end - name)}
     );
+    if (err == 0 && is_tags)
+        remote->no_tags = strcmp(value, "--no-tags") == 0;
     if (err < 0 || !is_url)
-        return err < 0 ? err : spec_add(remote, value);
+        return err < 0 || is_tags ? err : spec_add(remote, value);
     if (!remote->url && !(remote->url = bytes_dup(text_bytes(value))))
         return error_wrap(E_NOMEM, "remotes");
     return 0;
@@ -258,6 +260,22 @@ int store_remote_add(struct store *store, const char *name, const char *url)
         (err = config_section_set(store, (const char *)section.data, "url", shown)) < 0)
         return err;
     return config_section_set(store, (const char *)section.data, "fetch", (const char *)spec.data);
+}
+
+int remote_narrow(struct store *store, const char *name, const char *branch)
+{
+    AUTO_BUF(section);
+    AUTO_BUF(spec);
+    int err;
+
+    if ((err = section_name(&section, name)) < 0 ||
+        (err = buf_printf(&spec, "+" REF_HEADS "%s:" REF_REMOTES "%s/%s", branch, name, branch)) <
+            0 ||
+        (err = config_section_set(
+             store, (const char *)section.data, "fetch", (const char *)spec.data
+         )) < 0)
+        return err;
+    return config_section_set(store, (const char *)section.data, "tagOpt", "--no-tags");
 }
 
 struct ref_collection {

@@ -14,6 +14,7 @@ struct remote {
     char *name, *url;
     char **specs; /* "+refs/heads/main:refs/remotes/origin/main", with stars or without */
     size_t spec_count;
+    bool no_tags; /* tagOpt = --no-tags */
 };
 struct remotes {
     struct remote *list; /* by name */
@@ -34,6 +35,8 @@ MUST_CHECK int remote_find(struct remote *out, struct store *store, const char *
    E_EXISTS; E_INVALID for a name that
    can be none of a folder below refs/remotes, or a URL of no kind that we know. */
 MUST_CHECK int store_remote_add(struct store *store, const char *name, const char *url);
+/* What is fetched from there from now on: this branch alone, and no tags. */
+MUST_CHECK int remote_narrow(struct store *store, const char *name, const char *branch);
 /* With what was seen there (refs/remotes/NAME/) and the upstreams of branches that are there.
    E_NOTFOUND. `url`: what it was, owned by the caller. */
 MUST_CHECK int store_remote_remove(char **url, struct store *store, const char *name);

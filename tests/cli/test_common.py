@@ -15,6 +15,10 @@ MANUAL = os.environ["MANUAL"]
 # What users and scripts rely on: command, operands as its usage shows them, options of its own.
 COMMANDS = {
     "init": ("[DIR]", ""),
+    "clone": ("URL [DIR]", "--depth --max-bytes"),
+    "fetch": ("[REMOTE]", "--prune --max-bytes"),
+    "pull": ("[REMOTE [BRANCH]]", "--max-bytes"),
+    "remote": ("[add|remove [NAME [URL]]]", ""),
     "commit": ("DIR", "-m --branch --base --metric --author --all --if-changed --allow-empty"),
     "show": ("[REV [MODULE]]", "--spectrum --base"),
     "diff": ("A [B]", "--zero --stat --exit-code --base"),
