@@ -37,6 +37,8 @@ servers openssh-client command ssh-agent
 servers nginx-light    command nginx
 servers fcgiwrap       command fcgiwrap
 servers openssl        command openssl
+servers docker-registry command docker-registry
+servers skopeo         command skopeo
 fuzz  clang           command clang
 fuzz  libclang-rt-14-dev fuzzer -
 style clang-format    command clang-format

@@ -13,7 +13,7 @@
 
 static const char *const types[] = {
     [OCI_OTHER] = "",           [OCI_MANIFEST] = OCI_TYPE_MANIFEST, [OCI_INDEX] = OCI_TYPE_INDEX,
-    [OCI_PACK] = OCI_TYPE_PACK, [OCI_FRAME] = OCI_TYPE_FRAME,
+    [OCI_PACK] = OCI_TYPE_PACK, [OCI_FRAME] = OCI_TYPE_FRAME,       [OCI_BLOB] = OCI_TYPE_BLOB,
 };
 
 void oci_document_release(struct oci_document *document)

@@ -35,18 +35,22 @@ int oci_helper_ask(struct oci_credentials *out, const char *name, const char *ho
     const char *const argv[] = {buf_text(&program), "get", NULL};
     if (!argv[0])
         return error_wrap(E_NOMEM, "credentials");
+    static const char *const unchanged[] = {NULL};
     const struct process process = {
         .argv = argv,
+        .environment = unchanged,
         .input = text_bytes(host),
         .output = answer,
         .output_size = sizeof(answer),
     };
     err = process_run(&status, &process);
-    if (err == E_NOTFOUND)
+    if (err == E_NOTFOUND) {
+        err = error_set(E_UNSUPPORTED, "%s is not installed", argv[0]);
         err = error_hint(
             err, "the configuration of docker names it for %s; install it, or docker login %s anew",
             host, host
         );
+    }
     if (err == 0)
         err = answer_take(out, argv[0], status, text_bytes(answer));
     OPENSSL_cleanse(answer, sizeof(answer));

@@ -223,7 +223,11 @@ static int upload_run(struct upload *upload)
         bool lost = is_lost(err, upload, &response);
         if (!lost && !oci_is_transient(err, &response))
             return err;
-        if (++tried == OCI_TRIES)
+        if (++tried == OCI_TRIES && lost)
+            return error_set(
+                E_IO, "%s: an upload was lost again and again", upload->client->name.host
+            );
+        if (tried == OCI_TRIES)
             return err < 0 ? err : oci_refused(upload->client, &response, "upload");
         if ((err = oci_pause(tried, &response)) < 0 || (err = state_ask(upload)) < 0)
             return err;

@@ -414,7 +414,8 @@ static const char manifest_text[] =
     "\",\"config\":{\"mediaType\":\"" OCI_TYPE_VERSION "\",\"digest\":\"" DIGEST
     "\",\"size\":2},\"layers\":[{\"mediaType\":\"" OCI_TYPE_PACK "\",\"digest\":\"" DIGEST
     "\",\"size\":12},{\"mediaType\":\"" OCI_TYPE_FRAME "\",\"digest\":\"" DIGEST
-    "\",\"size\":34}],\"annotations\":{\"org.verastore.commit\":\"" COMMIT "\"}}";
+    "\",\"size\":34},{\"mediaType\":\"" OCI_TYPE_BLOB "\",\"digest\":\"" DIGEST
+    "\",\"size\":56}],\"annotations\":{\"org.verastore.commit\":\"" COMMIT "\"}}";
 
 static void test_a_manifest_is_written_as_it_is_read(void **state)
 {
@@ -427,7 +428,8 @@ static void test_a_manifest_is_written_as_it_is_read(void **state)
     assert_int_equal(document.type, OCI_MANIFEST);
     assert_true(document.is_version);
     assert_true(document.has_commit);
-    assert_int_equal(document.count, 2);
+    assert_int_equal(document.count, 3);
+    assert_int_equal(document.items[2].type, OCI_BLOB);
     assert_int_equal(document.items[0].type, OCI_PACK);
     assert_int_equal(document.items[1].type, OCI_FRAME);
     assert_int_equal(document.items[1].bytes, 34);

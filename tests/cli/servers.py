@@ -1,5 +1,5 @@
 """Real servers on free ports of the loopback, from Debian's packages: git-daemon, OpenSSH's sshd, nginx
-with git-http-backend. Each has a folder of its own and ends with the test, or when the test dies.
+with git-http-backend, docker-registry. Each has a folder of its own and ends with the test, or when the test dies.
 
     server = Sshd(folder, repositories)      # ready when it returns
     server.url("adapters.git")
@@ -18,7 +18,7 @@ import subprocess
 PATIENCE = 60  # seconds until a server that does not answer, or does not end, is a failure
 PACKAGES = {"git": "git", "sshd": "openssh-server", "ssh": "openssh-client", "ssh-agent": "openssh-client",
             "ssh-keygen": "openssh-client", "nginx": "nginx-light", "fcgiwrap": "fcgiwrap",
-            "openssl": "openssl"}
+            "openssl": "openssl", "docker-registry": "docker-registry", "skopeo": "skopeo"}
 ADDRESS = "127.0.0.1"
 PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None)
@@ -323,3 +323,47 @@ class Nginx(Server):
         """What it was asked for, a line each: address, user, time, request, status."""
         with open(self.path("access.log"), encoding="utf-8") as file:
             return file.read().splitlines()
+
+
+REGISTRY = """
+version: 0.1
+log: {{level: info, accesslog: {{disabled: false}}}}
+storage:
+    filesystem: {{rootdirectory: {folder}/data}}
+    delete: {{enabled: {deletes}}}
+http:
+    addr: {address}:{port}
+    secret: of-a-test
+    {tls}
+{auth}
+"""
+SESAME = ("ada", "open sesame", "$2y$04$/mfU45VTJk1o7YjfXW85ROehueBszdaheTUbxbOFxEXtG56oBql6O")
+
+
+class Registry(Server):
+    """A registry for everybody, or with `login` for SESAME's user alone; http, or https with a
+    certificate and its key. Its data stay in its folder."""
+
+    def __init__(self, folder, login=False, certificate=None, deletes=True):
+        self.login, self.certificate, self.deletes = login, certificate, deletes
+        super().__init__(folder, folder)
+
+    def command(self):
+        auth = tls = ""
+        if self.login:
+            write(self.path("users"), f"{SESAME[0]}:{SESAME[2]}\n")
+            auth = f"auth: {{htpasswd: {{realm: test, path: {self.path('users')}}}}}"
+        if self.certificate:
+            tls = "tls: {{certificate: {}, key: {}}}".format(*self.certificate)
+        config = write(self.path("config.yml"), REGISTRY.format(
+            folder=self.folder, address=ADDRESS, port=self.port, tls=tls, auth=auth,
+            deletes="true" if self.deletes else "false"))
+        return [program("docker-registry"), "serve", config]
+
+    def url(self, name, port=None, scheme="oci"):
+        return f"{scheme}://{ADDRESS}:{port or self.port}/{name}"
+
+    def requests(self):
+        """What it was asked for, "GET /v2/..." each."""
+        return [line.split('"')[1].rsplit(" ", 1)[0] for line in self.said().splitlines()
+                if '"' in line and " HTTP/1." in line]

@@ -1,8 +1,8 @@
 /*
- * What fetches and pushes, as a program: test_credentials.py tries it against real servers.
+ * What fetches and pushes, as a program: tests try it against real servers.
  *
  *   transfer fetch REPOSITORY URL
- *   transfer push REPOSITORY URL REF
+ *   transfer push REPOSITORY URL REF     (+REF: whatever is there; :REF: delete it there)
  *
  * A failure is its code, its message and its hint on standard error, and status 1.
  */
@@ -25,13 +25,21 @@ static int fetch(struct store *store, const char *url)
 
 static int push(struct store *store, const char *url, const char *name)
 {
-    struct push_ref ref = {.name = name};
+    struct push_ref ref = {
+        .name = *name == '+' || *name == ':' ? name + 1 : name,
+        .force = *name == '+',
+        .is_deletion = *name == ':',
+    };
     const struct push_request request = {.url = url, .refs = &ref, .count = 1};
-    struct push_result result;
+    struct push_result result = {0};
+    char digest[DIGEST_HEX_SIZE];
 
     int err = push_send(&result, store, &request);
     if (err == 0)
-        printf("%s %s\n", push_status_name(ref.status), name);
+        printf("%s %s\n", push_status_name(ref.status), ref.name);
+    digest_hex(digest, &result.digest);
+    if (err == 0 && result.has_digest)
+        printf("sha256:%s\n", digest);
     push_refs_release(&ref, 1);
     return err;
 }
