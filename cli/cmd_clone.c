@@ -5,6 +5,7 @@
 
 #include "cli/refs.h"
 #include "cli/transfer.h"
+#include "store/oci_name.h"
 
 struct clone_arguments {
     struct cli_count depth, max_bytes;
@@ -24,7 +25,16 @@ static bool cut_suffix(struct bytes *text, const char *suffix)
 static int dir_of_url(char **out, const char *url)
 {
     struct bytes text = text_bytes(url);
+    AUTO_OCI_NAME(name_there);
     size_t at;
+    int err;
+
+    /* Without the tag or digest behind it. */
+    if (oci_is_url(url)) {
+        if ((err = oci_name_parse(&name_there, url)))
+            return err;
+        text = text_bytes(name_there.repository);
+    }
 
     while (cut_suffix(&text, "/") || cut_suffix(&text, "/.vera"))
         continue;

@@ -119,7 +119,7 @@ const char *const *child_specs(size_t *count, const struct child *child)
     return request->spec_count ? request->specs : everything;
 }
 
-static bool is_wanted(const struct child *child, const char *name)
+bool child_wants(const struct child *child, const char *name)
 {
     size_t count;
     const char *const *specs = child_specs(&count, child);
@@ -155,7 +155,7 @@ int child_ref(struct child *child, const char *name, const git_oid *id)
 {
     int valid = 0, err;
 
-    if (!is_wanted(child, name))
+    if (!child_wants(child, name))
         return 0;
     if (git_reference_name_is_valid(&valid, name) < 0 || !valid)
         return error_set(E_CORRUPT, "a ref's name is none: '%s'", name);

@@ -26,6 +26,8 @@ struct child {
     struct counts counts;
 };
 
+/* Is this ref among those that were asked for? */
+bool child_wants(const struct child *child, const char *name);
 /* A ref that is there: told to the other process, and a tip from now on, where it is wanted. */
 MUST_CHECK int child_ref(struct child *child, const char *name, const git_oid *id);
 /* Where HEAD is, "refs/heads/main". */

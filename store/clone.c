@@ -4,6 +4,7 @@
 
 #include "format/file.h"
 #include "store/fetch_refs.h"
+#include "store/oci_name.h"
 #include "store/refs.h"
 
 void clone_release(struct clone_result *result)
@@ -198,6 +199,24 @@ static int any_fetch(struct loading *loading, struct store *store)
     return err < 0 ? err : store_resolve(loading->commit, store, loading->revision);
 }
 
+/* In a registry a digest may be that of a version's manifest, as push prints it. */
+static int pinned_fetch(bool *found, struct loading *loading, struct store *store)
+{
+    AUTO_ARRIVAL(arrival);
+    AUTO_BUF(url);
+
+    int err = buf_printf(&url, "%s@%s", loading->url, loading->revision);
+    if (err < 0)
+        return err;
+    const struct arrival_request wanted = {
+        .url = buf_text(&url), .shallow = true, .progress = loading->progress};
+    err = wanted.url ? arrival_fetch(&arrival, store, &wanted) : error_wrap(E_NOMEM, "address");
+    *found = err == 0 && arrival.count == 1;
+    if (*found)
+        *loading->commit = commit_id_of(&arrival.refs[0].id);
+    return err == E_NOTFOUND ? 0 : err;
+}
+
 static bool may_be_ref(const char *revision)
 {
     return branch_name_check(revision) == 0 && !strchr(revision, '@');
@@ -210,7 +229,9 @@ static int version_load(void *context, const char *path)
     AUTO_STORE(store);
 
     int err = store_open(&store, path, path);
-    if (err == 0 && (is_head || may_be_ref(loading->revision)))
+    if (err == 0 && oci_is_url(loading->url) && oci_is_digest(loading->revision))
+        err = pinned_fetch(&found, loading, store);
+    else if (err == 0 && (is_head || may_be_ref(loading->revision)))
         err = newest_fetch(&found, loading, store, is_head);
     if (err == 0 && !found)
         err = any_fetch(loading, store);

@@ -73,8 +73,9 @@ struct exchange {
     struct http *http;
     const struct http_request *request;
     struct http_response *response;
-    const char *url; /* after redirects */
-    int err;         /* ours, where we ended it */
+    const char *url;  /* after redirects */
+    bool has_headers; /* all of them */
+    int err;          /* ours, where we ended it */
 };
 
 /* A URL without its query, which may hold what is nobody's business. */
@@ -95,12 +96,15 @@ take_header(const char *data, size_t one __attribute__((unused)), size_t len, vo
     /* "HTTP/1.1 100 Continue" and such came before: only the last answer counts. */
     if (len >= 5 && memcmp(data, "HTTP/", 5) == 0) {
         response->headers.len = 0;
+        exchange->has_headers = false;
         return len;
     }
     while (end && (data[end - 1] == '\n' || data[end - 1] == '\r'))
         end--;
-    if (end == 0)
+    if (end == 0) {
+        exchange->has_headers = true;
         return len;
+    }
     if (response->headers.len + end + 1 > HTTP_HEADERS_MAX)
         exchange->err = error_set(
             E_LIMIT, "%.*s: answers with more than %zu bytes of headers", url_shown(exchange->url),
@@ -245,12 +249,13 @@ static int headers_make(struct curl_slist **out, const struct exchange *exchange
 
 /* One exchange */
 
+/* Not so a server that was silent for long: it would be long again. */
 static bool is_transient(CURLcode code)
 {
     static const CURLcode codes[] = {
-        CURLE_COULDNT_RESOLVE_HOST, CURLE_COULDNT_CONNECT,   CURLE_PARTIAL_FILE,
-        CURLE_OPERATION_TIMEDOUT,   CURLE_GOT_NOTHING,       CURLE_SEND_ERROR,
-        CURLE_RECV_ERROR,           CURLE_SSL_CONNECT_ERROR,
+        CURLE_COULDNT_RESOLVE_HOST, CURLE_COULDNT_CONNECT, CURLE_PARTIAL_FILE,
+        CURLE_GOT_NOTHING,          CURLE_SEND_ERROR,      CURLE_RECV_ERROR,
+        CURLE_SSL_CONNECT_ERROR,
     };
 
     for (size_t i = 0; i < sizeof(codes) / sizeof(codes[0]); i++) {
@@ -299,7 +304,7 @@ static int exchange_once(struct exchange *exchange, bool authorized)
 
     response->status = 0;
     response->headers.len = response->refusal.len = 0;
-    response->is_worth_retrying = false;
+    response->is_worth_retrying = exchange->has_headers = false;
     int err = options_set(exchange, exchange->url);
     if (err == 0)
         err = headers_make(&headers, exchange, authorized);
@@ -312,6 +317,9 @@ static int exchange_once(struct exchange *exchange, bool authorized)
             err = exchange->err;
         else if (code != CURLE_OK && !(code == CURLE_WRITE_ERROR && response->refusal.len))
             err = failed(exchange, code);
+        /* Cut in its headers, an answer may seem to be one with an empty body. */
+        else if (!exchange->has_headers)
+            err = failed(exchange, CURLE_GOT_NOTHING);
     }
     http->library->slist_free_all(headers);
     return err;
@@ -342,7 +350,7 @@ static int redirect(char **out, const struct exchange *exchange)
 int http_perform(struct http_response *out, struct http *http, const struct http_request *request)
 {
     AUTO_FREE(char, url);
-    struct exchange exchange = {http, request, out, request->url, 0};
+    struct exchange exchange = {http, request, out, request->url, false, 0};
 
     for (unsigned redirects = 0;; redirects++) {
         char *next = NULL;

@@ -43,25 +43,30 @@ static int version_take(struct fetching *fetching, const struct oci_descriptor *
     return oci_version_take(&commit, store, &fetching->client, item, store_path(store));
 }
 
-/* The newest one, which the index names first, and that its history ends there. */
-static int newest_take(struct fetching *fetching, const struct oci_document *index)
+/* A history ends at this commit, where it has parents. */
+static int end_tell(struct fetching *fetching, const git_oid *id)
 {
-    const struct oci_descriptor *item = &index->items[0];
     AUTO_GIT(git_commit, commit);
     AUTO_ID_SET(ends);
     size_t ignored;
     int err;
 
+    if ((err = commit_read(&commit, fetching->child->quarantined, id)) < 0 ||
+        !git_commit_parentcount(commit) || (err = id_set_add(&ignored, NULL, &ends, id)) < 0)
+        return err;
+    return child_ends(fetching->child, &ends);
+}
+
+/* The newest one, which the index names first. */
+static int newest_take(struct fetching *fetching, const struct oci_document *index)
+{
+    const struct oci_descriptor *item = &index->items[0];
+
     if (!index->count || !item->has_commit || item->type != OCI_MANIFEST)
         return error_set(E_CORRUPT, "%s: an index that names no version", index->ref);
     const git_oid id = git_id(&item->commit);
-    if ((err = version_take(fetching, item)) < 0 ||
-        (err = commit_read(&commit, fetching->child->quarantined, &id)) < 0 ||
-        !git_commit_parentcount(commit))
-        return err;
-    if ((err = id_set_add(&ignored, NULL, &ends, &id)) < 0)
-        return err;
-    return child_ends(fetching->child, &ends);
+    int err = version_take(fetching, item);
+    return err < 0 ? err : end_tell(fetching, &id);
 }
 
 static int versions_take(struct fetching *fetching, const struct oci_document *index)
@@ -121,14 +126,34 @@ static int tag_check(const struct oci_ref *ref, struct bytes tag)
     return err;
 }
 
+/* Is it the tag of a branch or tag that is wanted? What is in the way is not even looked at. */
+static int tag_is_wanted(bool *out, const struct child *child, const char *tag)
+{
+    static const char *const kinds[] = {REF_HEADS, REF_TAGS};
+    int err = 0;
+
+    for (size_t i = 0; err == 0 && !*out && i < 2; i++) {
+        AUTO_BUF(name);
+        if ((err = buf_append_text(&name, kinds[i])) == 0 &&
+            (err = oci_tag_decode(&name, text_bytes(tag))) == 0 && buf_text(&name))
+            *out = child_wants(child, (const char *)name.data);
+    }
+    return err;
+}
+
 /* What others keep in the same repository is not ours. */
 static int tag_fetch(struct fetching *fetching, const char *tag)
 {
     AUTO_OCI_REF(ref);
 
+    bool is_wanted = false;
+
     if (oci_tag_kind(text_bytes(tag)) != OCI_TAG_REF)
         return 0;
-    int err = oci_ref_read(&ref, &fetching->client, tag);
+    int err = tag_is_wanted(&is_wanted, fetching->child, tag);
+    if (err < 0 || !is_wanted)
+        return err;
+    err = oci_ref_read(&ref, &fetching->client, tag);
     if (err == E_INVALID)
         return 0;
     if (err < 0 || !ref.exists)
@@ -176,6 +201,70 @@ static int all_fetch(struct fetching *fetching)
     return err;
 }
 
+/* A URL with a tag or digest */
+
+/* "refs/heads/main" of the tag "main-0123456789ab"; of a digest "refs/heads/main" too, as a new
+   repository has it. */
+static int pin_name(struct buf *out, const char *reference)
+{
+    struct bytes tag = text_bytes(reference);
+    int err = buf_append_text(out, REF_HEADS);
+
+    if (err < 0)
+        return err;
+    if (oci_is_digest(reference) || oci_tag_kind(tag) != OCI_TAG_VERSION)
+        return buf_append_text(out, "main");
+    return oci_tag_decode(out, (struct bytes){tag.data, tag.len - strlen("-0123456789ab")});
+}
+
+/* One version, which becomes a branch whose history ends there: who names it wants no more. */
+static int pin_take(struct fetching *fetching, const struct digest *digest, const char *reference)
+{
+    const struct oci_descriptor item = {.type = OCI_MANIFEST, .digest = *digest};
+    struct child *child = fetching->child;
+    struct arrival_request request = *child->request;
+    const struct arrival_request *given = child->request;
+    struct commit_id commit;
+    AUTO_BUF(name);
+
+    int err = pin_name(&name, reference);
+    if (err < 0 || !buf_text(&name) || (err = child_head(child, (const char *)name.data)) < 0 ||
+        (err = oci_version_take(
+             &commit, child->quarantined, &fetching->client, &item, store_path(child->quarantined)
+         )) < 0)
+        return err;
+    const git_oid id = git_id(&commit);
+    if ((err = child_ref(child, (const char *)name.data, &id)) < 0)
+        return err;
+    request.may_end = true;
+    child->request = &request;
+    err = end_tell(fetching, &id);
+    child->request = given;
+    return err;
+}
+
+static int reference_fetch(struct fetching *fetching, const char *reference)
+{
+    AUTO_OCI_DOCUMENT(document);
+    AUTO_OCI_REF(ref);
+    AUTO_BUF(json);
+    struct digest digest;
+
+    int err = oci_document_get(&json, &digest, NULL, &fetching->client, reference);
+    if (err == 0)
+        err = oci_document_decode(&document, buf_bytes(&json));
+    if (err < 0)
+        return err;
+    if (document.type == OCI_MANIFEST)
+        return pin_take(fetching, &digest, reference);
+    if ((err = oci_ref_read(&ref, &fetching->client, reference)) < 0)
+        return err;
+    if (strncmp(ref.index.ref, REF_HEADS, strlen(REF_HEADS)) == 0 &&
+        (err = child_head(fetching->child, ref.index.ref)) < 0)
+        return err;
+    return ref_take(fetching, &ref);
+}
+
 /* What arrived becomes one pack, as after any other fetch. */
 static int objects_pack(struct fetching *fetching)
 {
@@ -205,7 +294,9 @@ int oci_fetch(struct child *child)
     fetching.client.moved = moved;
     fetching.client.moved_context = &fetching;
     worker_alive(child->worker, true);
-    if ((err = all_fetch(&fetching)) < 0)
+    const char *reference = fetching.client.name.reference;
+    err = reference ? reference_fetch(&fetching, reference) : all_fetch(&fetching);
+    if (err < 0)
         return err;
     worker_alive(child->worker, false);
     return objects_pack(&fetching);

@@ -9,7 +9,6 @@
 #include "format/text.h"
 
 #define PAUSE_MS       50u
-#define PAUSE_MAX_MS   8000u
 #define PATIENCE_MS    30000u /* what a server may ask for */
 #define PAUSE_SLICE_MS 100u
 
@@ -80,10 +79,11 @@ int oci_pause(unsigned tried, const struct http_response *response)
     unsigned ms = wanted_ms(response);
     int err = interrupt_check();
 
-    if (ms == 0)
-        ms = tried >= 5 ? PAUSE_MAX_MS : PAUSE_MS << (2 * (tried - 1));
-    if (ms > PATIENCE_MS)
-        ms = PATIENCE_MS;
+    if (ms == 0) {
+        ms = PAUSE_MS;
+        for (unsigned i = 1; i < tried && i < OCI_TRIES; i++)
+            ms *= 3;
+    }
     for (; err == 0 && ms; ms -= ms < PAUSE_SLICE_MS ? ms : PAUSE_SLICE_MS) {
         unsigned slice = ms < PAUSE_SLICE_MS ? ms : PAUSE_SLICE_MS;
         nanosleep(&(struct timespec){0, (long)slice * 1000000}, NULL);

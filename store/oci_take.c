@@ -173,8 +173,9 @@ int oci_version_take(
     if (!taking.has_commit)
         return damaged(&taking, "its pack holds no commit");
     const struct commit_id commit = commit_id_of(&taking.commit);
-    if (descriptor->has_commit && !commit_equal(&commit, &descriptor->commit))
-        return damaged(&taking, "holds another commit than its index says");
+    if ((descriptor->has_commit && !commit_equal(&commit, &descriptor->commit)) ||
+        (taking.manifest.has_commit && !commit_equal(&commit, &taking.manifest.commit)))
+        return damaged(&taking, "holds another commit than it says");
     if ((err = tree_take(&taking)) < 0)
         return err;
     *out_commit = commit;

@@ -281,6 +281,26 @@ class RoundTrip(RegistryTest):
         self.vera("-C", "one", "branch", "latest")
         self.assertIn("something else", self.push("one", "refs/heads/latest", code=1).err)
 
+    def test_clones_whole_shallow_and_pinned(self):
+        digest = self.push("one", "refs/heads/main").out.splitlines()[1]
+        second = self.vera("-C", "one", "show", "HEAD~1", "--json").json
+        ids = self.refs("one", "rev-list", "main").split()
+        self.vera("clone", self.url, "whole")
+        self.assertEqual(self.refs("whole", "rev-list", "HEAD").split(), ids)
+        self.vera("clone", "--depth", "1", self.url, "newest")
+        self.vera("clone", f"{self.url}@{digest}", "pinned")
+        self.vera("clone", f"{self.url}:main-{second['snapshot'][7:19]}", "second")
+        self.vera("clone", self.url + ":main", "branch")
+        for name, wanted in (("newest", ids[:1]), ("pinned", ids[:1]), ("second", ids[1:2]), ("branch", ids)):
+            log = self.vera("-C", name, "log", "--json")
+            self.assertEqual([entry["commit"] for entry in log.lines], wanted, name)
+            self.check(name)
+        for number, name in enumerate((f"{self.url}@{digest}", self.url + "@main", self.url + "@HEAD")):
+            self.vera("export", name, f"out{number}")
+            self.assertEqual(tree(self.path(f"out{number}")), tree(adapter("llama/" + STEPS[-1])))
+        self.vera("export", f"{self.url}@{second['snapshot']}", "by-snapshot")
+        self.assertEqual(tree(self.path("by-snapshot")), tree(adapter("llama/" + STEPS[-2])))
+
     def test_there_is_no_such_repository(self):
         result = self.transfer("fetch", self.path("two", ".vera"), self.registry.url("no/such"), code=1)
         self.assertTrue(result.err.startswith("NOTFOUND"), result)
@@ -681,7 +701,7 @@ class Hostile(RegistryTest):
             return 500, {}, b""
 
         result = self.refused("IO", rules=[silent], GIT_HTTP_LOW_SPEED_TIME="1", GIT_HTTP_LOW_SPEED_LIMIT="1000")
-        self.assertIn("imeout", result.err.replace("time-out", "timeout"))
+        self.assertIn("imeout", result.err)
 
     def test_a_layer_of_ten_gigabytes(self):
         self.refused("LIMIT", rules=[self.altered(
