@@ -328,11 +328,18 @@ static int remote_fetch(struct child *child)
 {
     bool is_needed;
 
-    int err = credentials_new(&child->credentials, child->request->url);
-    if (err < 0 || (err = git_is_needed(&is_needed, child)) < 0 || !is_needed)
+    int err = git_is_needed(&is_needed, child);
+    if (err < 0 || !is_needed)
         return err < 0 ? err : network_fetch(child);
+    /* Whether the server is the right one, and who we are to it, is for us to find out. */
+    worker_alive(child->worker, true);
+    if ((err = connect_to(child)) < 0)
+        return err;
+    git_remote_disconnect(child->remote);
     if ((err = git_fetch(child)) != E_UNSUPPORTED || !child->request->shallow)
         return err;
+    git_remote_free(child->remote);
+    credentials_free(child->credentials);
     if ((err = worker_tell(child->worker, RECORD_WHOLE, (struct bytes){0}, (struct bytes){0})) < 0)
         return err;
     return network_fetch(child);

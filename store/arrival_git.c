@@ -19,6 +19,7 @@
 #include "format/limits.h"
 #include "store/ancestry.h"
 #include "store/arrival_child.h"
+#include "store/git_options.h"
 #include "store/quarantine.h"
 #include "store/refs.h"
 
@@ -62,7 +63,8 @@ static void talk_release(struct talk *talk)
     buf_release(&talk->words);
 }
 
-static _Noreturn void git_become(const char *const *argv, int out, int words)
+static _Noreturn void
+git_become(const struct child *child, const char *const *argv, int out, int words)
 {
     static const char *const unwanted[] = {"GIT_DIR",
                                            "GIT_WORK_TREE",
@@ -78,6 +80,7 @@ static _Noreturn void git_become(const char *const *argv, int out, int words)
     alarm(0);
     for (size_t i = 0; i < sizeof(unwanted) / sizeof(unwanted[0]); i++)
         unsetenv(unwanted[i]);
+    git_environment(child->credentials);
     setenv("GIT_ALLOW_PROTOCOL", "git:http:https:ssh", 1);
     if (nothing >= 0 && dup2(nothing, 0) >= 0 && dup2(out, 1) >= 0 && dup2(words, 2) >= 0)
         execvp(argv[0], (char *const *)(uintptr_t)argv);
@@ -196,7 +199,7 @@ static int git_run_argv(struct child *child, struct buf *out, const char *const 
     if (pid < 0)
         return file_error("fork");
     if (pid == 0)
-        git_become(argv, out_end, words_end);
+        git_become(child, argv, out_end, words_end);
     fd_release(&out_end);
     fd_release(&words_end);
     int err = both_read(&talk);
@@ -211,14 +214,22 @@ static int git_run(struct child *child, struct buf *out, const char *const *argu
 {
     const char *path = store_path(child->quarantined);
     AUTO_FREE(const char *, argv);
+    AUTO_BUF(options);
+    size_t option_count, at = FIRST;
 
-    if (!(argv = array_new(FIRST + 2 + count + 1, sizeof(*argv))))
+    int err = git_options(&options, &option_count, child->credentials);
+    if (err < 0)
+        return err;
+    if (!(argv = array_new(FIRST + option_count + 2 + count + 1, sizeof(*argv))))
         return error_wrap(E_NOMEM, "git");
     memcpy(argv, first_arguments, sizeof(first_arguments));
-    argv[FIRST] = "--git-dir";
-    argv[FIRST + 1] = path;
+    const char *option = (const char *)options.data;
+    for (size_t i = 0; i < option_count; i++, option += strlen(option) + 1)
+        argv[at++] = option;
+    argv[at++] = "--git-dir";
+    argv[at++] = path;
     for (size_t i = 0; i < count; i++)
-        argv[FIRST + 2 + i] = arguments[i];
+        argv[at++] = arguments[i];
     return git_run_argv(child, out, argv);
 }
 
@@ -270,7 +281,7 @@ specs_make(struct buf *out, size_t *out_count, const struct child *child, const 
 static int heads_list(struct buf *list, struct child *child)
 {
     const char *const arguments[] = {
-        "ls-remote", "--symref", "--", credentials_url(child->credentials)};
+        "ls-remote", "--symref", "--", git_address(child->credentials)};
     AUTO_FREE(char, copy);
     int err = git_run(child, list, arguments, sizeof(arguments) / sizeof(arguments[0]));
 
@@ -302,7 +313,7 @@ static int specs_fetch(struct child *child, const struct buf *specs, size_t coun
     if (child->request->shallow)
         arguments[at++] = "--depth=1";
     arguments[at++] = "--";
-    arguments[at++] = credentials_url(child->credentials);
+    arguments[at++] = git_address(child->credentials);
     const char *spec = (const char *)specs->data;
     for (size_t i = 0; i < count; i++, spec += strlen(spec) + 1)
         arguments[at++] = spec;

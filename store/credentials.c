@@ -7,6 +7,7 @@
 
 #include "store/certificates.h"
 #include "store/credential_helper.h"
+#include "store/credentials_parts.h"
 #include "store/internal.h"
 #include "store/known_hosts.h"
 #include "store/netrc.h"
@@ -28,7 +29,8 @@ struct credentials {
     struct attempt *attempts;
     size_t count, capacity, next;
     bool is_out, is_accepted; /* the attempt before `next` is with the server; was taken */
-    struct login login;       /* what a helper gave */
+    struct login login;       /* the last that was tried */
+    char *authority;          /* a file of certificates, or NULL */
     struct buf tried;         /* what came of each attempt, each ended by a NUL */
     bool refused, refused_rsa, known_rsa;
     const char *locked; /* a key with a passphrase */
@@ -43,6 +45,7 @@ void credentials_free(struct credentials *credentials)
     ssh_config_release(&credentials->ssh);
     login_release(&credentials->login);
     free(credentials->host_name);
+    free(credentials->authority);
     free(credentials->attempts);
     buf_release(&credentials->shown);
     buf_release(&credentials->connected);
@@ -63,6 +66,26 @@ const char *credentials_url(const struct credentials *credentials)
 const char *credentials_shown(const struct credentials *credentials)
 {
     return (const char *)credentials->shown.data;
+}
+
+const struct url *credentials_parts(const struct credentials *credentials)
+{
+    return &credentials->url;
+}
+
+const struct login *credentials_login(const struct credentials *credentials)
+{
+    return credentials->login.password ? &credentials->login : NULL;
+}
+
+const char *credentials_authority(const struct credentials *credentials)
+{
+    return credentials->authority;
+}
+
+const char *credentials_ssh_command(const struct credentials *credentials)
+{
+    return credentials->ssh.program;
 }
 
 /* Attempts, in order */
@@ -177,11 +200,11 @@ static int authority_find(char **out)
 
 static int http_prepare(struct credentials *credentials)
 {
-    AUTO_FREE(char, authority);
     int err;
 
     if (strcmp(credentials->url.scheme, "https") == 0 &&
-        ((err = authority_find(&authority)) < 0 || (err = certificates_load(authority)) < 0))
+        ((err = authority_find(&credentials->authority)) < 0 ||
+         (err = certificates_load(credentials->authority)) < 0))
         return err;
     if ((err = http_attempts(credentials)) < 0)
         return err;
@@ -352,10 +375,8 @@ static int login_make(git_credential **out, const struct login *login)
     return code < 0 ? git_failed(code, "credentials") : 0;
 }
 
-static int
-login_find(bool *found, struct login *login, struct credentials *credentials, enum source source)
+static int login_find(bool *found, struct login *login, const struct url *url, enum source source)
 {
-    const struct url *url = &credentials->url;
     int err;
 
     switch (source) {
@@ -368,10 +389,7 @@ login_find(bool *found, struct login *login, struct credentials *credentials, en
     case FROM_NETRC:
         return netrc_find(found, login, url->host, url->user);
     case FROM_HELPER:
-        if ((err = credential_fill(found, login, url)) < 0 || !*found)
-            return err;
-        login_release(&credentials->login);
-        return login_set(&credentials->login, login->user, login->password);
+        return credential_fill(found, login, url);
     case FROM_AGENT:
     case FROM_FILE:
         break;
@@ -388,7 +406,7 @@ static int login_try(
     AUTO_LOGIN(login);
     bool found = false;
 
-    int err = login_find(&found, &login, credentials, attempt->source);
+    int err = login_find(&found, &login, &credentials->url, attempt->source);
     if (err < 0 && err != E_NOMEM && err != E_INTERRUPTED)
         return note(credentials, attempt, error_message());
     if (err < 0)
@@ -400,6 +418,9 @@ static int login_try(
         );
     err = login_make(out, &login);
     *made = err == 0;
+    login_release(&credentials->login);
+    credentials->login = login;
+    login = (struct login){0};
     return err;
 }
 

@@ -17,6 +17,7 @@ void ssh_config_release(struct ssh_config *config)
     free(config->host);
     free(config->port);
     free(config->user);
+    free(config->program);
     free(config->alias);
     free(config->agent);
     free(config->command);
@@ -43,13 +44,14 @@ static char *configured_command(void)
 }
 
 /* The program and its first arguments; a command is a line for the shell, as in git. */
-static size_t program_make(const char *argv[ARGUMENT_MAX], struct buf *line)
+static size_t
+program_make(const char *argv[ARGUMENT_MAX], struct buf *line, struct ssh_config *config)
 {
-    AUTO_FREE(char, configured);
     const char *command = getenv("GIT_SSH_COMMAND"), *program = getenv("GIT_SSH");
 
-    if (!command || !*command)
-        command = configured = configured_command();
+    free(config->program);
+    config->program = command && *command ? bytes_dup(text_bytes(command)) : configured_command();
+    command = config->program;
     if (command && buf_printf(line, "%s \"$@\"", command) == 0 && buf_text(line)) {
         argv[0] = "sh";
         argv[1] = "-c";
@@ -62,14 +64,14 @@ static size_t program_make(const char *argv[ARGUMENT_MAX], struct buf *line)
 }
 
 /* `answer` has ANSWER_MAX bytes. */
-static int ask(bool *answered, char *answer, const struct url *url)
+static int ask(bool *answered, char *answer, struct ssh_config *config, const struct url *url)
 {
     static const char *const environment[] = {"VERA_TOKEN", NULL};
     const char *argv[ARGUMENT_MAX] = {0};
     AUTO_BUF(line);
     int status = 0;
 
-    size_t count = program_make(argv, &line);
+    size_t count = program_make(argv, &line, config);
     argv[count++] = "-G";
     if (url->port) {
         argv[count++] = "-p";
@@ -241,7 +243,8 @@ int ssh_config_read(struct ssh_config *out, const struct url *url)
     AUTO_FREE(char, answer);
     if (!(answer = array_new(ANSWER_MAX, 1)))
         return error_wrap(E_NOMEM, "ssh");
-    if ((err = defaults_set(&config, url)) < 0 || (err = ask(&answered, answer, url)) < 0 ||
+    if ((err = defaults_set(&config, url)) < 0 ||
+        (err = ask(&answered, answer, &config, url)) < 0 ||
         (answered && (err = answer_read(&config, answer)) < 0) ||
         (err = known_hosts_default(&config)) < 0)
         return err;

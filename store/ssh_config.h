@@ -11,6 +11,7 @@
 
 struct ssh_config {
     char *host, *port, *user; /* to connect to; port NULL: 22 */
+    char *program;            /* the line for a shell that runs ssh, or NULL */
     char *alias;              /* HostKeyAlias: what the host is called in known_hosts, or NULL */
     char *agent;              /* IdentityAgent's socket, "none", or NULL: the environment's */
     char *command;            /* ProxyJump or ProxyCommand, which libssh2 has not, or NULL */

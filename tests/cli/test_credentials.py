@@ -34,6 +34,7 @@ class NetworkTest(VeraTest):
 
     def setUp(self):
         super().setUp()
+        self.out = ""
         self.secrets = [SECRET, WRONG, QUOTED[SECRET]]
         self.may_hold = []  # files that a test itself wrote a secret to
         self.env["GIT_SSH_COMMAND"] = "ssh -F " + self.config()
@@ -43,7 +44,6 @@ class NetworkTest(VeraTest):
         shutil.rmtree(self.theirs, ignore_errors=True)
         os.rename(self.path("theirs", ".vera"), self.theirs)
         self.vera("init")
-        self.out = ""
 
     def tearDown(self):
         """No secret in what was printed, nor in any file but those that hold them on purpose."""
@@ -461,6 +461,101 @@ class TlsTest(NetworkTest):
     def test_a_file_of_authorities_that_cannot_be_read(self):
         missing = self.path("nothing.pem")
         self.refused(self.url, "IO", missing, GIT_SSL_CAINFO=missing)
+
+
+class CommandTest(NetworkTest):
+    """The commands: what they store and print, and what the program git hears where it is needed."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.authority = servers.Authority(os.path.join(cls.shared, "authority"))
+        cls.server = cls.serve(servers.Nginx, "nginx", cls.root, login=(USER, SECRET),
+                               certificate=cls.authority.sign([ADDRESS]))
+        cls.sshd = cls.serve(servers.Sshd, "sshd", cls.root, kinds=["ed25519"])
+
+    def setUp(self):
+        super().setUp()
+        self.url = self.server.url("theirs.git")
+        self.secret_url = self.server.url("theirs.git", login=f"{USER}:{QUOTED[SECRET]}@")
+        self.env.update(GIT_SSL_CAINFO=self.authority.path)
+        self.netrc = os.path.join(self.home, ".netrc")
+        # Every command line that git is started with is kept, and looked through in the end.
+        folder, real = self.path("bin"), servers.program("git")
+        os.mkdir(folder)
+        write(os.path.join(folder, "git"), f'#!/bin/sh\n{{ printf "%s " "$@"; echo; }} >>{self.path("heard")}\nexec {real} "$@"\n', 0o700)
+        self.env["PATH"] = folder + ":" + self.env["PATH"]
+
+    def vera(self, *args, **kwargs):
+        result = super().vera(*args, **kwargs)
+        self.out += result.out + result.err
+        return result
+
+    def ref(self, folder, name="HEAD"):
+        return self.git("--git-dir=" + self.path(folder, ".vera"), "rev-parse", name)
+
+    def test_a_secret_in_an_address_is_for_one_connection(self):
+        for depth in ((), ("--depth", "1")):
+            with self.subTest(depth):
+                folder = "clone" + "".join(depth)
+                self.vera("clone", *depth, self.secret_url, folder, "--json")
+                config = self.git("--git-dir=" + self.path(folder, ".vera"), "config", "remote.origin.url")
+                self.assertEqual(config.strip(), self.url)
+                self.fails("-C", folder, "fetch", code="INVALID", says="VERA_TOKEN: not set")
+                self.hold(self.netrc, f"default login {USER} password {SECRET}\n")
+                self.vera("-C", folder, "fetch")
+                os.unlink(self.netrc)
+                self.fails("clone", *depth, self.server.url("theirs.git", login=f"{USER}:{WRONG}@"), "other",
+                           code="INVALID", says="the address: refused by the server")
+        self.vera("remote", "add", "again", self.secret_url)
+        self.vera("remote", "--json")
+
+    def test_one_version_with_each_kind_of_credentials(self):
+        login = self.server.url("theirs.git", login=USER + "@")
+        cases = [(login, {"VERA_TOKEN": SECRET}, None), (self.url, {}, self.netrc),
+                 (self.url, {}, os.path.join(self.home, "store"))]
+        for number, (url, env, place) in enumerate(cases):
+            with self.subTest(url=url, place=place):
+                if place == self.netrc:
+                    self.hold(place, f"default login {USER} password {SECRET}\n")
+                elif place:
+                    os.unlink(self.netrc)
+                    write(os.path.join(self.home, ".gitconfig"), f"[credential]\n\thelper = store --file={place}\n")
+                    self.hold(place, f"https://{USER}:{QUOTED[SECRET]}@{ADDRESS}%3a{self.server.port}\n")
+                self.vera("clone", "--depth", "1", url, f"one{number}", env=env)
+                with open(self.path("heard"), encoding="utf-8") as file:
+                    self.assertIn("--depth=1", file.read())
+
+    def test_one_version_from_a_server_that_is_not_to_be_trusted(self):
+        other = servers.Authority(os.path.join(self.top, "other"))
+        write(os.path.join(self.home, ".gitconfig"),
+              f'[http]\n\tsslVerify = false\n[http "{self.url}"]\n\tsslVerify = false\n')
+        self.fails("clone", "--depth", "1", self.secret_url, "one", code="CONFLICT", says="certificate",
+                   env={"GIT_SSL_CAINFO": other.path, "GIT_SSL_NO_VERIFY": "1"})
+
+    def test_one_version_over_ssh(self):
+        key = os.path.join(self.home, "key")
+        self.sshd.allow(servers.make_key(key))
+        known = os.path.join(self.home, "known_hosts")
+        self.config("Host models", "HostName " + ADDRESS, f"Port {self.sshd.port}", "User " + self.sshd.user,
+                    "IdentityFile " + key, "UserKnownHostsFile " + known, "GlobalKnownHostsFile /dev/null",
+                    "StrictHostKeyChecking no")
+        url = "models:" + self.theirs
+        self.fails("clone", "--depth", "1", url, "one", code="CONFLICT", says="not known")
+        write(known, self.sshd.known_hosts())
+        self.vera("clone", "--depth", "1", url, "one")
+        self.vera("-C", "one", "fetch")
+
+    def test_what_git_itself_would_accept_is_refused_too(self):
+        """The program git alone, as it is started: each check is on, whatever is configured."""
+        write(os.path.join(self.home, ".gitconfig"),
+              f'[http]\n\tsslVerify = false\n[http "{self.url}"]\n\tsslVerify = false\n')
+        self.vera("clone", "--depth", "1", self.secret_url, "one")
+        with open(self.path("heard"), encoding="utf-8") as file:
+            for line in file.read().splitlines():
+                if "fetch" in line:
+                    self.assertIn(f"-c http.{self.url}.sslVerify=true", line)
+                    self.assertIn("-c credential.helper= ", line)
 
 
 class DaemonTest(NetworkTest):
