@@ -178,9 +178,7 @@ static int ssh_prepare(struct credentials *credentials)
     return ssh_address(credentials);
 }
 
-/* The file of certificates that the user named, owned by the caller; NULL: the system's. Never a
-   repository's configuration. */
-static int authority_find(char **out)
+int authority_find(char **out)
 {
     const char *const variables[] = {getenv("GIT_SSL_CAINFO"), getenv("SSL_CERT_FILE")};
     AUTO_GIT(git_config, config);

@@ -52,4 +52,8 @@ void credentials_accepted(struct credentials *credentials);
    0, and git_failed() has the words. */
 MUST_CHECK int credentials_failed(struct credentials *credentials, int code);
 
+/* The file of certificates that the user named, owned by the caller; NULL: the system's. Never a
+   repository's configuration. */
+MUST_CHECK int authority_find(char **out);
+
 #endif

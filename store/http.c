@@ -5,6 +5,7 @@
 #include <string.h>
 #include <strings.h>
 
+#include "store/credentials.h"
 #include "store/http_library.h"
 
 #define REDIRECTS_MAX   5
@@ -16,6 +17,7 @@
 struct http {
     const struct http_library *library;
     CURL *handle;
+    char *authority; /* the file of certificates that are trusted; NULL: the system's */
     uint64_t bytes;
     long slow_bytes, slow_seconds;
 };
@@ -39,6 +41,8 @@ int http_new(struct http **out)
     int err = http_library_load(&http->library);
     if (err == 0 && !(http->handle = http->library->easy_init()))
         err = error_set(E_NOMEM, "out of memory for a connection");
+    if (err == 0)
+        err = authority_find(&http->authority);
     http->slow_bytes = limit_of_environment("GIT_HTTP_LOW_SPEED_LIMIT", SLOW_BYTES);
     http->slow_seconds = limit_of_environment("GIT_HTTP_LOW_SPEED_TIME", SLOW_SECONDS);
     *out = http;
@@ -51,6 +55,8 @@ void http_release(struct http **http)
 {
     if (*http && (*http)->handle)
         (*http)->library->easy_cleanup((*http)->handle);
+    if (*http)
+        free((*http)->authority);
     free(*http);
     *http = NULL;
 }
@@ -79,7 +85,7 @@ struct exchange {
 };
 
 /* A URL without its query, which may hold what is nobody's business. */
-static int url_shown(const char *url)
+static int shown_length(const char *url)
 {
     size_t len = strcspn(url, "?#");
 
@@ -107,8 +113,8 @@ take_header(const char *data, size_t one __attribute__((unused)), size_t len, vo
     }
     if (response->headers.len + end + 1 > HTTP_HEADERS_MAX)
         exchange->err = error_set(
-            E_LIMIT, "%.*s: answers with more than %zu bytes of headers", url_shown(exchange->url),
-            exchange->url, HTTP_HEADERS_MAX
+            E_LIMIT, "%.*s: answers with more than %zu bytes of headers",
+            shown_length(exchange->url), exchange->url, HTTP_HEADERS_MAX
         );
     else if ((exchange->err = buf_append(&response->headers, data, end)) == 0)
         exchange->err = buf_append_byte(&response->headers, '\n');
@@ -146,7 +152,7 @@ take_body(const char *data, size_t one __attribute__((unused)), size_t len, void
     }
     if (len > request->limit - response->taken) {
         exchange->err = error_set(
-            E_LIMIT, "%.*s: answers with more than %llu bytes", url_shown(exchange->url),
+            E_LIMIT, "%.*s: answers with more than %llu bytes", shown_length(exchange->url),
             exchange->url, (unsigned long long)request->limit
         );
         return 0;
@@ -182,7 +188,7 @@ static int options_set(struct exchange *exchange, const char *url)
     const struct http_request *request = exchange->request;
     __typeof__(curl_easy_setopt) *set = http->library->easy_setopt;
     CURL *handle = http->handle;
-    const char *file = getenv("SSL_CERT_FILE"), *folder = getenv("SSL_CERT_DIR");
+    const char *folder = getenv("SSL_CERT_DIR");
     int code = 0;
 
     http->library->easy_reset(handle);
@@ -202,8 +208,8 @@ static int options_set(struct exchange *exchange, const char *url)
     code |= (int)set(handle, CURLOPT_WRITEDATA, exchange);
     /* A proxy has no business between two programs of one machine. */
     code |= (int)set(handle, CURLOPT_NOPROXY, "localhost,127.0.0.0/8,::1");
-    if (file && *file)
-        code |= (int)set(handle, CURLOPT_CAINFO, file);
+    if (http->authority)
+        code |= (int)set(handle, CURLOPT_CAINFO, http->authority);
     if (folder && *folder)
         code |= (int)set(handle, CURLOPT_CAPATH, folder);
     if (strcmp(request->method, "HEAD") == 0)
@@ -286,7 +292,7 @@ static int failed(struct exchange *exchange, CURLcode code)
         return error_set(E_NOMEM, "out of memory for a request");
     exchange->response->is_worth_retrying = is_transient(code);
     int err = error_set(
-        E_IO, "%.*s: %s", url_shown(exchange->url), exchange->url, library->easy_strerror(code)
+        E_IO, "%.*s: %s", shown_length(exchange->url), exchange->url, library->easy_strerror(code)
     );
     if (code == CURLE_PEER_FAILED_VERIFICATION)
         return error_hint(
@@ -343,7 +349,7 @@ static int redirect(char **out, const struct exchange *exchange)
     if (err == 0 && strncasecmp(exchange->url, "https:", 6) == 0 &&
         strncasecmp(*out, "https:", 6) != 0)
         err = error_set(E_INVALID, "leaves https");
-    return err < 0 ? error_wrap(err, "%.*s: redirects", url_shown(exchange->url), exchange->url)
+    return err < 0 ? error_wrap(err, "%.*s: redirects", shown_length(exchange->url), exchange->url)
                    : 0;
 }
 
@@ -363,7 +369,7 @@ int http_perform(struct http_response *out, struct http *http, const struct http
         url = next;
         exchange.url = url;
         if (redirects == REDIRECTS_MAX)
-            return error_set(E_IO, "%.*s: redirects too often", url_shown(url), url);
+            return error_set(E_IO, "%.*s: redirects too often", shown_length(url), url);
     }
 }
 

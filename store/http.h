@@ -5,8 +5,9 @@
  * What a server can do to us is bounded here: headers to HTTP_HEADERS_MAX, a refusal's text to
  * HTTP_REFUSAL_MAX, an answer to what its caller allows, all by the byte as they arrive; a server
  * that sends nothing, or next to nothing, is given up after a while. Certificates are those of the
- * system, or of $SSL_CERT_FILE and $SSL_CERT_DIR, and are always checked. Redirects are followed
- * for GET and HEAD alone, never from https to http, and the authorization goes to no other origin.
+ * system, or what authority_find() and $SSL_CERT_DIR name, and are always checked. Redirects are
+ * followed for GET and HEAD alone, never from https to http, and the authorization goes to no other
+ * origin.
  */
 #ifndef STORE_HTTP_H
 #define STORE_HTTP_H

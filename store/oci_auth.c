@@ -241,11 +241,11 @@ static int refused(const struct oci_auth *auth)
 
     if (auth->credentials.secret) {
         int err = error_set(
-            E_IO, "%s: does not take the credentials that docker login has kept", host
+            E_INVALID, "%s: does not take the credentials that docker login has kept", host
         );
         return error_hint(err, "docker login %s (or podman, skopeo login) renews them", host);
     }
-    int err = error_set(E_IO, "%s: asks for credentials, and none are known", host);
+    int err = error_set(E_INVALID, "%s: asks for credentials, and none are known", host);
     if (!auth->name->is_secret)
         return error_hint(err, "none are sent without TLS; use oci:// or oci+https://");
     return error_hint(

@@ -52,8 +52,8 @@ struct oci_auth {
 };
 void oci_auth_release(struct oci_auth *auth);
 
-/* Answer the challenge of a 401: auth->header is another one afterwards. E_IO, with a hint, where
-   we have no answer to it. */
+/* Answer the challenge of a 401: auth->header is another one afterwards. E_INVALID, with a hint,
+   where we have no answer to it. */
 MUST_CHECK int oci_auth_answer(struct oci_auth *auth, const struct http_response *refused);
 
 #endif

@@ -154,8 +154,6 @@ static int tag_fetch(struct fetching *fetching, const char *tag)
     if (err < 0 || !is_wanted)
         return err;
     err = oci_ref_read(&ref, &fetching->client, tag);
-    if (err == E_INVALID)
-        return 0;
     if (err < 0 || !ref.exists)
         return err;
     if ((err = tag_check(&ref, text_bytes(tag))) < 0)
@@ -259,6 +257,11 @@ static int reference_fetch(struct fetching *fetching, const char *reference)
         return pin_take(fetching, &digest, reference);
     if ((err = oci_ref_read(&ref, &fetching->client, reference)) < 0)
         return err;
+    if (!ref.exists)
+        return error_set(
+            E_UNSUPPORTED, "%s: is no branch, tag or version of adapters",
+            fetching->child->request->url
+        );
     if (strncmp(ref.index.ref, REF_HEADS, strlen(REF_HEADS)) == 0 &&
         (err = child_head(fetching->child, ref.index.ref)) < 0)
         return err;

@@ -56,7 +56,7 @@ static int all_know(struct pushing *pushing)
         err = oci_ref_read(&ref, &pushing->client, tag);
         if (err == 0)
             err = oci_versions_add_all(&pushing->known, &ref.index);
-        else if (err == E_INVALID || err == E_CORRUPT)
+        else if (err == E_CORRUPT)
             err = 0;
     }
     return err;

@@ -41,9 +41,11 @@ int oci_ref_read(struct oci_ref *out, struct oci_client *client, const char *ref
         return 0;
     if (err < 0)
         return err;
-    if ((err = oci_document_decode(&ref.index, buf_bytes(&json))) == 0 &&
-        (ref.index.type != OCI_INDEX || !ref.index.ref))
-        err = error_set(E_INVALID, "is no branch or tag of versions");
+    err = oci_document_decode(&ref.index, buf_bytes(&json));
+    if (err == 0 && (ref.index.type != OCI_INDEX || !ref.index.ref)) {
+        out->is_foreign = true;
+        return 0;
+    }
     if (err < 0 || (err = target_find(&ref.target, &ref.index)) < 0)
         return error_wrap(err, "%s/%s:%s", client->name.host, client->name.repository, reference);
     ref.exists = true;
@@ -63,7 +65,7 @@ int oci_ref_find(struct oci_ref *out, struct oci_client *client, const char *nam
     if (!buf_text(&tag))
         return error_wrap(E_NOMEM, "registry");
     err = oci_ref_read(&ref, client, (const char *)tag.data);
-    if (err == E_INVALID || (err == 0 && ref.exists && strcmp(ref.index.ref, name) != 0)) {
+    if (err == 0 && (ref.is_foreign || (ref.exists && strcmp(ref.index.ref, name) != 0))) {
         err = error_set(
             E_CONFLICT, "%s/%s: its tag '%s' is something else than %s", client->name.host,
             client->name.repository, (const char *)tag.data, name

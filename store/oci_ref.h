@@ -6,6 +6,7 @@
 
 struct oci_ref {
     bool exists;
+    bool is_foreign;      /* there is something, and it is no index of ours: nothing else is set */
     struct digest digest; /* of the index */
     char *etag;
     struct oci_document index;
@@ -17,8 +18,7 @@ void oci_ref_release(struct oci_ref *ref);
 /* "main" of "refs/heads/main", "v1" of "refs/tags/v1". */
 const char *oci_ref_short(const char *name);
 
-/* What is under a tag or digest, which must be an index of ours. exists false: nothing. E_INVALID
-   for what is something else. */
+/* What is under a tag or digest. */
 MUST_CHECK int oci_ref_read(struct oci_ref *out, struct oci_client *client, const char *reference);
 
 /* The ref "refs/heads/main"; E_CONFLICT where its tag is another's. */

@@ -142,6 +142,7 @@ int oci_refused(
                : status == 412 || status == 409                  ? E_CONFLICT
                : status == 405 || status == 501 || status == 415 ? E_UNSUPPORTED
                : status == 413 || status == 416                  ? E_LIMIT
+               : status == 401 || status == 403                  ? E_INVALID
                                                                  : E_IO;
 
     said(&text, buf_bytes(&response->refusal));

@@ -492,7 +492,7 @@ class Secrets(RegistryTest):
         for prepare in (lambda: None, lambda: self.login(password="wrong-word"), lambda: self.login("other:5000")):
             prepare()
             result = self.push("one", "refs/heads/main", code=1)
-            self.assertTrue(result.err.startswith("IO: "), result)
+            self.assertTrue(result.err.startswith("INVALID: "), result)
             self.assertIn("docker login", result.err)
             self.assertNotIn("wrong-word", result.err)
 
@@ -541,7 +541,7 @@ class Secrets(RegistryTest):
         self.fetch("two", url=url)  # by anybody
         self.check("two")
         self.commit("one", "llama/step-030")
-        self.assertTrue(self.push("one", "refs/heads/main", url=url, code=1).err.startswith("IO: "))
+        self.assertTrue(self.push("one", "refs/heads/main", url=url, code=1).err.startswith("INVALID: "))
 
     def test_a_redirect_takes_no_secret_to_another_place(self):
         """Blobs are elsewhere: on the same machine, at another port."""
@@ -598,9 +598,8 @@ class Certificates(RegistryTest):
         result = self.push("one", "refs/heads/main", url=url, code=1)
         self.assertTrue(result.err.startswith("IO: "), result)
         self.assertIn("SSL_CERT_FILE", result.err)
-        self.env["SSL_CERT_FILE"] = self.authority.path
-        self.push("one", "refs/heads/main", url=url)
-        self.fetch("two", url=url)
+        self.push("one", "refs/heads/main", url=url, SSL_CERT_FILE=self.authority.path)
+        self.fetch("two", url=url, GIT_SSL_CAINFO=self.authority.path)
         self.check("two")
 
 
