@@ -22,6 +22,7 @@ const struct command *const commands[] = {
     &command_cherry_pick,
     &command_fetch,
     &command_pull,
+    &command_push,
     &command_remote,
     &command_basis,
     &command_stats,

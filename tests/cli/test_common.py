@@ -17,6 +17,7 @@ COMMANDS = {
     "init": ("[DIR]", ""),
     "clone": ("URL [DIR]", "--depth --max-bytes"),
     "fetch": ("[REMOTE]", "--prune --max-bytes"),
+    "push": ("[REMOTE [REF...]]", "--force --tags --all --delete"),
     "pull": ("[REMOTE [BRANCH]]", "--max-bytes"),
     "remote": ("[add|remove [NAME [URL]]]", ""),
     "commit": ("DIR", "-m --branch --base --metric --author --all --if-changed --allow-empty"),
