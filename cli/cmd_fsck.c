@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "cli/describe.h"
+#include "store/url.h"
 
 #define ROUNDS_MAX 1000 /* of repairing what the round before has brought to light */
 
@@ -233,6 +234,20 @@ static int check_and_repair(
     }
 }
 
+static int repaired_say(struct cli *cli, const struct repaired *repaired, const char *remote)
+{
+    AUTO_FREE(char, shown);
+
+    /* An address may hold a secret. */
+    int err = strstr(remote, "://") ? url_shown(&shown, remote) : 0;
+    if (err == 0)
+        cli_say(
+            cli, "fetched %zu objects whole from %s", repaired->ids.len / sizeof(struct commit_id),
+            shown ? shown : remote
+        );
+    return err;
+}
+
 static int fsck_run(struct cli *cli, const void *arguments_of)
 {
     const struct arguments *arguments = arguments_of;
@@ -242,11 +257,8 @@ static int fsck_run(struct cli *cli, const void *arguments_of)
     int err = check_and_repair(&report, &repaired, cli, arguments->repair);
     if (err)
         return err;
-    if (arguments->repair)
-        cli_say(
-            cli, "fetched %zu objects whole from %s", repaired.ids.len / sizeof(struct commit_id),
-            arguments->repair
-        );
+    if (arguments->repair && (err = repaired_say(cli, &repaired, arguments->repair)))
+        return err;
     if ((err = report_say(cli, &report)) || (cli->json && (err = report_json(&report, &repaired))))
         return err;
     return report.bad_count ? CLI_DIFFERENT : 0;

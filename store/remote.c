@@ -150,6 +150,12 @@ static int not_there(const struct remotes *remotes, const char *name)
     nearest_init(&nearest, name);
     for (size_t i = 0; i < remotes->count; i++)
         nearest_offer(&nearest, remotes->list[i].name);
+    /* An address may hold a secret. */
+    if (strstr(name, "://"))
+        return error_hint(
+            error_set(E_NOTFOUND, "no remote has that name: it is an address"),
+            "'vera remote add NAME URL' gives it one"
+        );
     int err = error_set(E_NOTFOUND, "no remote '%s'", name);
     if (nearest.name)
         return error_hint(err, "did you mean '%s'?", nearest.name);

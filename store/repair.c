@@ -13,6 +13,7 @@
 #include "format/file.h"
 #include "store/loose.h"
 #include "store/pack.h"
+#include "store/url.h"
 
 struct repair {
     struct store *store, *other;
@@ -64,8 +65,11 @@ static int remote_path(char **out, struct store *store, const char *text)
         memmove(*out, *out + 7, strlen(*out + 7) + 1);
     if (!strstr(*out, "://"))
         return 0;
-    err = error_set(E_UNSUPPORTED, "%s: only a repository on this machine will do", *out);
-    return error_hint(err, "git clone --mirror %s COPY, then --repair COPY", *out);
+    AUTO_FREE(char, shown);
+    if ((err = url_shown(&shown, *out)) < 0)
+        return err;
+    err = error_set(E_UNSUPPORTED, "%s: only a repository on this machine will do", shown);
+    return error_hint(err, "git clone --mirror %s COPY, then --repair COPY", shown);
 }
 
 static int other_open(struct repair *repair, const char *text)

@@ -510,6 +510,19 @@ class CommandTest(NetworkTest):
         self.vera("remote", "add", "again", self.secret_url)
         self.vera("remote", "--json")
 
+    def test_no_message_repeats_a_secret(self):
+        dead = f"https://{USER}:{QUOTED[SECRET]}@{ADDRESS}:{servers.free_port()}/x"
+        bad = f"https://{USER}:{QUOTED[SECRET]}@{ADDRESS}:99999/x"
+        other = f"other://{USER}:{QUOTED[SECRET]}@{ADDRESS}/x"
+        for url in (bad, other, dead.replace("https", "oci")):
+            for command in (("clone", url), ("clone", "--depth", "1", url), ("clone", url, "."), ("fetch", url),
+                            ("pull", url), ("pull", url, "main"), ("push", url), ("export", url + "@main", "x"),
+                            ("remote", "add", "one", url), ("remote", "add", "one", url), ("remote", "remove", url)):
+                with self.subTest(command):
+                    self.vera(*command, "--json", code=None)
+            self.vera("fsck", "--repair", url, code=None)
+        self.fails("clone", dead, code="IO", says="failed to connect")
+
     def test_one_version_with_each_kind_of_credentials(self):
         login = self.server.url("theirs.git", login=USER + "@")
         cases = [(login, {"VERA_TOKEN": SECRET}, None), (self.url, {}, self.netrc),
