@@ -177,8 +177,20 @@ class Cut(ServersTest):
     def url(self, name):
         return f"git://{ADDRESS}:{self.proxy.port}/{name}"
 
+    def test_a_lost_connection_is_tried_again(self):
+        path = self.bare("again.git")
+        self.vera("init", "ada")
+        self.commit("ada", "llama/step-000")
+        self.vera("-C", "ada", "push", path, "main")
+        self.proxy.cut("down", 900)
+        cuts = self.proxy.cuts
+        self.vera("clone", self.url("again.git"), "bob")
+        self.assertEqual(self.proxy.cuts, cuts + 1)
+        self.assertEqual(self.snapshots("bob"), self.snapshots("ada"))
+
     def test_fetching(self):
         path = self.bare("down.git")
+        self.env["VERA_RETRIES"] = "0"
         chance = random.Random(SEED)
         self.vera("init", "ada")
         for step in (0, 10, 20):
@@ -191,7 +203,7 @@ class Cut(ServersTest):
         size = self.proxy.down - before
         for number in range(CUTS):
             way, most = (("down", size), ("up", 600))[number % 3 == 2]
-            self.proxy.cut(way, chance.randrange(most), times=9)
+            self.proxy.cut(way, chance.randrange(most))
             with self.subTest(seed=SEED, number=number):
                 result = self.vera("-C", "bob", "fetch", "--json", code=None)
                 self.proxy.heal()
@@ -221,7 +233,7 @@ class Cut(ServersTest):
             ours = self.git("--git-dir=ada/.vera", "rev-parse", "main").strip()
             theirs = self.git("--git-dir=" + path, "rev-parse", "main").strip()
             way, most = (("up", size), ("down", 400))[number % 3 == 2]
-            self.proxy.cut(way, chance.randrange(most), times=9)
+            self.proxy.cut(way, chance.randrange(most))
             with self.subTest(seed=SEED, number=number):
                 result = self.vera("-C", "ada", "push", "origin", "main", "--json", code=None)
                 self.proxy.heal()
