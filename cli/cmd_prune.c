@@ -164,9 +164,9 @@ static int remote_note(struct cli *cli)
         const char *name = refs.refs[i].name, *slash = strchr(name, '/');
         if (slash && strcmp(slash + 1, cli->operands[0]) == 0)
             cli_note(
-                "hint: %s has the history as it was, and keeps it in here too: git --git-dir=%s "
-                "push --force %.*s %s",
-                name, store_path(cli->store), (int)(slash - name), name, slash + 1
+                "hint: %s has the history as it was, and keeps it in here too: vera push %.*s %s "
+                "--force",
+                name, (int)(slash - name), name, slash + 1
             );
     }
     return err;

@@ -225,8 +225,8 @@ class Prune(Collected):
         subprocess.run(["git", "init", "-q", "--bare", self.path("far.git")], env=self.env, check=True)
         self.git("--git-dir=far.git", "fetch", "-q", ".vera", f"{self.ids[0]}:refs/heads/main")
         self.git("--git-dir=.vera", "remote", "add", "origin", self.path("far.git"))
-        command = re.search("git --git-dir=.* push --force origin main$", said, re.M)[0]
-        subprocess.run(command.split(), cwd=self.dir, env=self.env, check=True, stderr=subprocess.DEVNULL)
+        command = re.search("vera (push origin main --force)$", said, re.M)[1]
+        self.vera(*command.split())
         self.assertEqual(self.git("--git-dir=far.git", "rev-list", "--count", "main").strip(), "1")
 
     def test_it_is_smaller_when_the_trash_is_empty(self):
