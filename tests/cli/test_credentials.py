@@ -17,7 +17,8 @@ USER = "ada"
 
 
 class NetworkTest(VeraTest):
-    """A server's repository, theirs.git, with one version; ours, without. Both are made once."""
+    """A server's repository, theirs.git, with one version on main; ours, with another on side. Both are
+    made once."""
 
     @classmethod
     def setUpClass(cls):
@@ -39,11 +40,19 @@ class NetworkTest(VeraTest):
         self.may_hold = []  # files that a test itself wrote a secret to
         self.env["GIT_SSH_COMMAND"] = "ssh -F " + self.config()
         self.theirs = os.path.join(self.root, "theirs.git")
-        self.vera("init", "theirs")
-        self.vera("-C", "theirs", "commit", adapter("llama/step-000"), "-m", "one")
+        made = os.path.join(self.shared, "made")
+        if not os.path.exists(made):
+            self.vera("init", "theirs")
+            self.vera("-C", "theirs", "commit", adapter("llama/step-000"), "-m", "one")
+            self.vera("init")
+            self.vera("commit", adapter("llama/step-010"), "-m", "two", "--branch", "side")
+            os.mkdir(made)
+            for name in ("theirs/.vera", ".vera"):
+                shutil.move(self.path(name), os.path.join(made, os.path.dirname(name) or "ours"))
+            os.rmdir(self.path("theirs"))
         shutil.rmtree(self.theirs, ignore_errors=True)
-        os.rename(self.path("theirs", ".vera"), self.theirs)
-        self.vera("init")
+        shutil.copytree(os.path.join(made, "theirs"), self.theirs)
+        shutil.copytree(os.path.join(made, "ours"), self.path(".vera"))
 
     def tearDown(self):
         """No secret in what was printed, nor in any file but those that hold them on purpose."""
@@ -132,8 +141,6 @@ class SshTest(NetworkTest):
 
     def test_fetching_and_pushing(self):
         self.take("good")
-        self.vera("commit", adapter("llama/step-010"), "-m", "two")
-        self.git("--git-dir=.vera", "branch", "-m", "main", "side")
         out = self.transfer("push", self.path(".vera"), self.url, "refs/heads/side").out
         self.assertEqual(out, "created refs/heads/side\n")
         self.git("--git-dir=" + self.theirs, "fsck", "--strict")
@@ -396,8 +403,6 @@ class HttpTest(NetworkTest):
         self.assertEqual(len(self.server.requests()) - before, 5)  # one without, one for each
 
     def test_pushing(self):
-        self.vera("commit", adapter("llama/step-010"), "-m", "two")
-        self.git("--git-dir=.vera", "branch", "-m", "main", "side")
         self.server.allow("x-access-token", SECRET)
         out = self.transfer("push", self.path(".vera"), self.url, "refs/heads/side", VERA_TOKEN=SECRET).out
         self.assertEqual(out, "created refs/heads/side\n")
@@ -575,8 +580,6 @@ class DaemonTest(NetworkTest):
     def test_fetching_and_pushing(self):
         server = self.serve(servers.GitDaemon, "daemon", self.root)
         self.works(server.url("theirs.git"))
-        self.vera("commit", adapter("llama/step-010"), "-m", "two")
-        self.git("--git-dir=.vera", "branch", "-m", "main", "side")
         out = self.transfer("push", self.path(".vera"), server.url("theirs.git"), "refs/heads/side").out
         self.assertEqual(out, "created refs/heads/side\n")
 
