@@ -276,7 +276,8 @@ static int ref_write(struct pushing *pushing, struct push_ref *ref, struct oci_r
     if ((err = commit_peel(&peeled, pushing->store, &ref->new)) < 0)
         return err;
     tip = commit_id_of(&peeled);
-    if ((err = store_history(&history, pushing->store, &tip, 1, 0)) < 0)
+    if ((err = store_history(&history, pushing->store, &tip, 1, 0)) < 0 ||
+        (err = oci_versions_add_all(&pushing->known, &there->index)) < 0)
         return err;
     for (unsigned round = 0; !done && ref->status != PUSH_UP_TO_DATE; round++) {
         if (round == ROUNDS_MAX)

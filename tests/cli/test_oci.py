@@ -1,8 +1,8 @@
 """Versions in a registry, against Debian's docker-registry: what is pushed comes back as the same
 commits, once; what breaks on the way is tried again; what lies is refused and leaves nothing."""
 import base64
-import gzip
 import hashlib
+import http.client
 import json
 import os
 import random
@@ -101,7 +101,6 @@ class RegistryTest(VeraTest):
         self.assertFalse([path for path in tree(self.path(repository, ".vera")) if "tmp_objdir" in path])
 
     def ask(self, path, method="GET", body=None, **headers):
-        import http.client
         connection = http.client.HTTPConnection(ADDRESS, self.registry.port)
         connection.request(method, path, body, headers)
         answer = connection.getresponse()
@@ -309,6 +308,78 @@ class RoundTrip(RegistryTest):
         result = self.transfer("fetch", self.path("two", ".vera"), self.registry.url("a", servers.free_port()),
                                code=1)
         self.assertTrue(result.err.startswith("IO"), result)
+
+
+class Commands(RegistryTest):
+    """What two people do who share a repository, with the commands that they use."""
+
+    def story(self, url):
+        def statuses(result):
+            return {entry["ref"]: entry["status"] for entry in result.json["updated"]}
+
+        def snapshots(where):
+            return {line["commit"]: line["snapshot"] for line in self.vera("-C", where, "log", "--all", "--json").lines}
+
+        self.vera("-C", "one", "remote", "add", "origin", url)
+        pushed = self.vera("-C", "one", "push", "origin", "main", "--json")
+        self.assertEqual(statuses(pushed), {"refs/heads/main": "created"})
+        self.assertRegex(pushed.json["digest"], "^sha256:[0-9a-f]{64}$")
+        self.assertIn(pushed.json["digest"], self.vera("-C", "one", "push").out)
+        self.vera("clone", url, "other")
+        self.assertEqual(snapshots("other"), snapshots("one"))
+        self.commit("one", "llama/step-030", "-m", "ours")
+        self.commit("other", "llama/step-040", "-m", "theirs")
+        self.vera("-C", "one", "push")
+        self.fails("-C", "other", "push", code="CONFLICT", says="pull first", hint="pull")
+        self.vera("-C", "other", "fetch")
+        self.vera("-C", "other", "merge", "origin/main", "--strategy", "ours")
+        self.assertEqual(statuses(self.vera("-C", "other", "push", "--json")), {"refs/heads/main": "fast-forward"})
+        self.vera("-C", "other", "tag", "served", "-m", "what we serve")
+        self.vera("-C", "other", "branch", "side", "HEAD~1")
+        self.vera("-C", "other", "push", "origin", "--all", "--tags")
+        self.vera("-C", "one", "pull")
+        self.assertEqual(snapshots("one"), snapshots("other"))
+        self.assertIn("served", self.vera("-C", "one", "tag").out)
+        self.vera("-C", "one", "push", "origin", "side", "--delete")
+        self.vera("-C", "other", "fetch", "--prune")
+        self.assertNotIn("side", [ref for ref in self.refs("other", "for-each-ref", "refs/remotes").split("/")])
+        for where in ("one", "other"):
+            self.check(where)
+        return pushed.json["digest"]
+
+    def test_push_clone_pull_diverge_merge_tag_delete(self):
+        digest = self.story(self.url)
+        self.vera("export", f"{self.url}@{digest}", "pinned")
+        self.assertEqual(tree(self.path("pinned")), tree(adapter("llama/" + STEPS[-1])))
+
+    def test_no_more_comes_than_was_allowed(self):
+        self.push("one", "refs/heads/main")
+        self.fails("clone", self.url, "small", "--max-bytes", "9000", code="LIMIT", hint="--max-bytes")
+        self.assertFalse(os.path.exists(self.path("small", ".vera")))
+        self.vera("clone", self.url, "small", "--max-bytes", "900000")
+
+
+class CommandsWithPassword(Commands):
+    options = {"login": True}
+
+    def setUp(self):
+        super().setUp()
+        folder = os.path.join(self.home, ".docker")
+        os.mkdir(folder)
+        coded = base64.b64encode(f"{SESAME[0]}:{SESAME[1]}".encode()).decode()
+        write(os.path.join(folder, "config.json"),
+              json.dumps({"auths": {f"{ADDRESS}:{self.registry.port}": {"auth": coded}}}))
+
+    def test_no_more_comes_than_was_allowed(self):
+        """Without a password, too."""
+
+    def tearDown(self):
+        for folder, _, files in os.walk(self.dir):
+            for name in files:
+                path = os.path.join(folder, name)
+                if os.path.isfile(path):
+                    with open(path, "rb") as file:
+                        self.assertNotIn(SESAME[1].encode(), file.read(), path)
 
 
 class AtOnce(RegistryTest):
@@ -562,7 +633,6 @@ class Secrets(RegistryTest):
 
     def content(self, request):
         """What the registry has, for who shows a password, or at the store for anybody."""
-        import http.client
         if "Authorization" not in request.headers and "/blobs/" not in request.path:
             return 401, {"WWW-Authenticate": 'Basic realm="x"'}, b""
         connection = http.client.HTTPConnection(ADDRESS, self.registry.port)
@@ -777,8 +847,7 @@ class Hostile(RegistryTest):
         self.refused("IO", "too often", rules=[
             lambda request: (302, {"Location": request.path + "x"}, b"")])
 
-    def test_no_more_comes_than_is_allowed(self):
-        # The limit of the whole transfer is the caller's, and that of one document is fixed.
+    def test_a_document_has_a_limit(self):
         self.refused("LIMIT", rules=[lambda request: request.path.endswith("/main") and
                                      (200, {}, b" " * ((4 << 20) + 1))])
 
