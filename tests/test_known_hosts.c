@@ -14,6 +14,7 @@
 
 #include "store/known_hosts.h"
 #include "store/ssh_key.h"
+#include "tests/fault.h"
 
 #define FILE_PATH "known_hosts"
 
@@ -146,6 +147,23 @@ static void the_line_of_a_key_is_the_one_that_makes_it_known(void **state)
     }
 }
 
+static void without_memory_no_host_is_known(void **state)
+{
+    int err = E_NOMEM;
+
+    (void)state;
+    write_file("h ssh-ed25519 " KEY_A "\n", sizeof("h ssh-ed25519 " KEY_A));
+    for (int n = 0; err < 0; n++) {
+        enum known_host result = HOST_UNKNOWN;
+        AUTO_BUF(where);
+        fault_after = n;
+        err = known_host_check(&result, &where, files, "h", shown);
+        fault_after = -1;
+        assert_true(err == 0 || err == E_NOMEM);
+        assert_int_equal(result, err == 0 ? HOST_MATCHES : HOST_UNKNOWN);
+    }
+}
+
 static void judged(struct ssh_key *out, const char *text, size_t len)
 {
     bool found = false;
@@ -209,6 +227,7 @@ int main(void)
         cmocka_unit_test(a_host_is_the_one_that_a_line_names),
         cmocka_unit_test(names_have_a_port_where_it_is_not_the_usual_one),
         cmocka_unit_test(the_line_of_a_key_is_the_one_that_makes_it_known),
+        cmocka_unit_test(without_memory_no_host_is_known),
         cmocka_unit_test(a_private_key_is_known_by_its_head),
         cmocka_unit_test(a_cut_private_key_is_read_no_further_than_it_goes),
     };

@@ -11,6 +11,7 @@
 
 #include "store/netrc.h"
 #include "store/process.h"
+#include "tests/fault.h"
 
 /* "user/password" of the entry, "none", or "line N: …". */
 static void assert_netrc(const char *text, const char *user, const char *expected)
@@ -180,6 +181,39 @@ static void a_program_that_is_missing_or_says_too_much(void **state)
     assert_int_equal(run_shell(&status, output, sizeof(output), "exec yes", ""), E_LIMIT);
 }
 
+static void without_memory_there_is_no_login(void **state)
+{
+    static const char text[] = "machine host login a login b password c password d";
+    int err = E_NOMEM;
+
+    (void)state;
+    for (int n = 0; err < 0; n++) {
+        AUTO_LOGIN(login);
+        bool found = true;
+        fault_after = n;
+        err = netrc_parse(&found, &login, text_bytes(text), "host", NULL);
+        fault_after = -1;
+        assert_true(err == 0 || err == E_NOMEM);
+        assert_int_equal(found, err == 0);
+        assert_int_equal(login.password != NULL, err == 0);
+    }
+}
+
+static void without_memory_no_program_is_run(void **state)
+{
+    char output[8];
+    int err = E_NOMEM, status;
+
+    (void)state;
+    for (int n = 0; err < 0; n++) {
+        fault_after = n;
+        err = run_shell(&status, output, sizeof(output), "echo ran", "");
+        fault_after = -1;
+        assert_true(err == 0 || err == E_NOMEM);
+    }
+    assert_string_equal(output, "ran\n");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -188,6 +222,8 @@ int main(void)
         cmocka_unit_test(a_token_is_a_password_and_not_sent_in_the_clear),
         cmocka_unit_test(a_program_reads_and_writes_and_ends),
         cmocka_unit_test(a_program_that_is_missing_or_says_too_much),
+        cmocka_unit_test(without_memory_there_is_no_login),
+        cmocka_unit_test(without_memory_no_program_is_run),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -11,6 +11,7 @@
 
 #include "format/limits.h"
 #include "store/url.h"
+#include "tests/fault.h"
 
 static const char *given(const char *text)
 {
@@ -139,6 +140,28 @@ static void which_addresses_are_of_what(void **state)
     }
 }
 
+static void an_address_is_whole_or_there_is_no_memory(void **state)
+{
+    static const char *const cases[] = {
+        "https://u:p@h:1/x", "[u@h:1]:x", "ssh://u%20v@[::1]:1/x", "/path"};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        int err = E_NOMEM;
+        for (int n = 0; err < 0; n++) {
+            struct url url = {0};
+            AUTO_FREE(char, shown);
+            fault_after = n;
+            if ((err = url_parse(&url, cases[i])) == 0)
+                err = url_shown(&shown, cases[i]);
+            fault_after = -1;
+            assert_true(err == 0 || err == E_NOMEM);
+            assert_int_equal(shown != NULL, err == 0);
+            url_release(&url);
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -146,6 +169,7 @@ int main(void)
         cmocka_unit_test(what_is_no_address_is_refused_and_not_repeated),
         cmocka_unit_test(an_address_has_a_longest_length),
         cmocka_unit_test(which_addresses_are_of_what),
+        cmocka_unit_test(an_address_is_whole_or_there_is_no_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
