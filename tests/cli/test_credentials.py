@@ -7,7 +7,7 @@ import tempfile
 import unittest
 
 import servers
-from harness import FOLDER, PATIENCE, Result, VeraTest, adapter, decode
+from harness import FOLDER, PATIENCE, Result, Terminal, VeraTest, adapter, decode, needs_terminals
 from servers import ADDRESS, write
 
 TRANSFER = os.environ["TRANSFER"]
@@ -527,6 +527,17 @@ class CommandTest(NetworkTest):
                     self.vera(*command, "--json", code=None)
             self.vera("fsck", "--repair", url, code=None)
         self.fails("clone", dead, code="IO", says="failed to connect")
+
+    @needs_terminals
+    def test_who_sits_at_a_terminal_is_asked(self):
+        terminal = Terminal(self, "clone", self.url, "asked")
+        for question, answer in ((b"Username for", USER), (b"Password for", SECRET)):
+            while question not in terminal.seen:
+                self.assertTrue(terminal.read(), terminal.seen)
+            os.write(terminal.master, answer.encode() + b"\n")
+        self.assertEqual(terminal.finish(), 0, terminal.seen)
+        self.out += decode(terminal.seen)
+        self.vera("-C", "asked", "log")
 
     def test_one_version_with_each_kind_of_credentials(self):
         login = self.server.url("theirs.git", login=USER + "@")
