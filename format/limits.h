@@ -28,7 +28,8 @@
 #define LIMIT_SHARDS             UINT64_C(10000)
 #define LIMIT_SAVED_MODULES      UINT64_C(1024) /* names in modules_to_save, at apply */
 #define LIMIT_ARRIVING           (16 * GIB) /* bytes of one transfer, unless --max-bytes says other */
-#define LIMIT_ARRIVING_MEMORY    (4 * GIB)        /* of the process that takes it */
+#define LIMIT_ARRIVING_MEMORY    (4 * GIB)        /* of the process that takes it, */
+#define LIMIT_RECEIVING_MEMORY   GIB              /* and as long as the other side talks */
 #define LIMIT_ARRIVING_REFS      UINT64_C(200000) /* that a remote names */
 #define LIMIT_FRAME_DEPTH        64               /* a reader's; the writer stops at 32 */
 #define LIMIT_INDEX_ROW          1048576          /* bytes of a column in index.sqlite */

@@ -279,16 +279,26 @@ static int connect_to(struct child *child)
     return 0;
 }
 
+/* A pack is looked at through windows, which would else be larger than all the memory there is. */
+static void memory_bound(void)
+{
+    git_libgit2_opts(GIT_OPT_SET_MWINDOW_SIZE, (size_t)(16 * MIB));
+    git_libgit2_opts(GIT_OPT_SET_MWINDOW_MAPPED_LIMIT, (size_t)(256 * MIB));
+    worker_memory(LIMIT_RECEIVING_MEMORY);
+}
+
 static int network_fetch(struct child *child)
 {
     int err;
 
+    memory_bound();
     worker_alive(child->worker, true);
     if ((err = connect_to(child)) < 0 || (err = refs_tell(child)) < 0 ||
         (child->tip_count && (err = download(child)) < 0))
         return err;
     git_remote_disconnect(child->remote);
     worker_alive(child->worker, false);
+    worker_memory(LIMIT_ARRIVING_MEMORY);
     return 0;
 }
 
@@ -478,6 +488,18 @@ static int pause_before(unsigned try, const struct arrival_request *request)
     return 0;
 }
 
+/* How long nothing may come: what vera.timeout says, where the caller says nothing. */
+static unsigned stall_find(struct store *store, const struct arrival_request *request)
+{
+    AUTO_GIT(git_config, config);
+    int32_t seconds = 0;
+
+    if (!request->stall_seconds && git_repository_config_snapshot(&config, store->repo) == 0 &&
+        git_config_get_int32(&seconds, config, "vera.timeout") == 0 && seconds > 0)
+        return (unsigned)seconds;
+    return request->stall_seconds;
+}
+
 /* Nothing is left of a try that failed. */
 static int fetch_once(
     bool *is_lost, struct arrival *out, struct store *store, const struct arrival_request *request
@@ -507,9 +529,12 @@ static unsigned retries_wanted(void)
     return (unsigned)(*text - '0');
 }
 
-int arrival_fetch(struct arrival *out, struct store *store, const struct arrival_request *request)
+int arrival_fetch(struct arrival *out, struct store *store, const struct arrival_request *wanted)
 {
+    struct arrival_request bounded = *wanted, *request = &bounded;
     bool is_lost = false;
+
+    bounded.stall_seconds = stall_find(store, wanted);
     int err = fetch_once(&is_lost, out, store, request);
     unsigned retries = retries_wanted();
 

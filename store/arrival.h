@@ -20,7 +20,7 @@ struct arrival_request {
     bool shallow;             /* only the newest version of each, into a store that has none yet */
     bool may_end;             /* a shallow clone may be fetched from, too */
     uint64_t max_bytes;       /* 0: LIMIT_ARRIVING */
-    unsigned stall_seconds;   /* nothing comes for so long: given up; 0: 60 */
+    unsigned stall_seconds;   /* nothing comes for so long: given up; 0: vera.timeout, else 60 */
     unsigned pause_ms;        /* before the second try, doubled for each more; 0: 500 */
     struct progress *progress;
 };

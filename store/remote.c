@@ -211,6 +211,12 @@ int remote_url_make(char **out, const char *url)
 {
     if (!*url || *url == '-' || !text_is_plain(text_bytes(url)))
         return error_set(E_INVALID, "'%s' is no URL, and no path", url);
+    /* git would run a program of that name. */
+    size_t word = strspn(url, "abcdefghijklmnopqrstuvwxyz0123456789-");
+    if (strncmp(url + word, "::", 2) == 0)
+        return error_set(
+            E_UNSUPPORTED, "%.*s::: not a kind of URL that vera knows", (int)word, url
+        );
     if (strstr(url, "://") && !scheme_is_known(url)) {
         int err = error_set(
             E_UNSUPPORTED, "%.*s://: not a kind of URL that vera knows",

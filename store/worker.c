@@ -72,14 +72,21 @@ static void limit_set(int resource, rlim_t value)
     (void)!setrlimit(resource, &limit);
 }
 
+void worker_memory(uint64_t bytes)
+{
+#if !defined(__SANITIZE_ADDRESS__) /* it maps terabytes */
+    limit_set(RLIMIT_AS, bytes);
+#else
+    (void)bytes;
+#endif
+}
+
 /* A signal ends it at once: what it leaves is for the other one to remove. */
 static void limits_set(const struct worker *worker)
 {
     static const int signals[] = {SIGINT, SIGTERM, SIGHUP, SIGPIPE, SIGALRM};
 
-#if !defined(__SANITIZE_ADDRESS__) /* it maps terabytes */
-    limit_set(RLIMIT_AS, LIMIT_ARRIVING_MEMORY);
-#endif
+    worker_memory(LIMIT_ARRIVING_MEMORY);
     limit_set(RLIMIT_FSIZE, worker->file_bytes);
     limit_set(RLIMIT_CPU, CPU_SECONDS);
     limit_set(RLIMIT_CORE, 0);
@@ -107,6 +114,8 @@ static _Noreturn void work(struct worker *worker)
 {
     limits_set(worker);
     int err = worker->work(worker->context, worker);
+    if (err == E_NOMEM)
+        err = error_set(E_LIMIT, "%s: what comes from there takes too much memory", worker->name);
     if (err < 0)
         err = error_tell(worker, err);
     else
@@ -203,8 +212,13 @@ static int end_tell(const struct waiting *waiting, int status)
 
     if (waiting->is_done && WIFEXITED(status) && WEXITSTATUS(status) == 0)
         return 0;
-    if (WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM)
-        return error_set(E_IO, "%s: nothing came from there for too long", name);
+    if (WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM) {
+        int err = error_set(
+            E_IO, "%s: nothing came from there for too long, %u seconds", name,
+            waiting->worker->stall_seconds
+        );
+        return error_hint(err, "git config --global vera.timeout SECONDS allows more");
+    }
     if (WIFSIGNALED(status) && WTERMSIG(status) == SIGXCPU)
         return error_set(E_LIMIT, "%s: what comes from there takes too long to read", name);
     if (WIFSIGNALED(status))

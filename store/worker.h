@@ -32,5 +32,7 @@ MUST_CHECK int
 worker_tell(struct worker *worker, uint32_t type, struct bytes first, struct bytes second);
 MUST_CHECK int worker_progress(struct worker *worker, uint64_t bytes);
 void worker_alive(struct worker *worker, bool is_waiting);
+/* From now on it has no more memory than this, of LIMIT_ARRIVING_MEMORY at most. */
+void worker_memory(uint64_t bytes);
 
 #endif
