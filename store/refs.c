@@ -9,6 +9,7 @@
 
 #include "store/id_set.h"
 #include "store/ref_list.h"
+#include "store/remote.h"
 
 /* Reading */
 
@@ -225,23 +226,55 @@ static bool has_upstream(const struct list_visit *visit, const char *name)
            git_config_get_string(&merge, visit->config, (const char *)key.data) == 0;
 }
 
-/* "origin/main", or NULL where the branch has none (or names one that makes no sense). */
+static int shown_name(char **out, const char *name)
+{
+    if (has_prefix(name, REF_REMOTES))
+        name += strlen(REF_REMOTES);
+    else if (has_prefix(name, REF_HEADS))
+        name += strlen(REF_HEADS);
+    *out = bytes_dup(text_bytes(name));
+    return *out ? 0 : error_wrap(E_NOMEM, "%s", name);
+}
+
+/* Where one of a remote's refspecs ("+refs/heads/main:refs/remotes/origin/main", with stars) puts a
+   ref of it; *out NULL where it does not. */
+static int spec_place(char **out, const char *spec, const char *name)
+{
+    git_refspec *parsed = NULL;
+    git_buf place = {0};
+    int err = 0;
+
+    if (git_refspec_parse(&parsed, spec, true) < 0)
+        return 0;
+    if (git_refspec_src_matches(parsed, name) && git_refspec_transform(&place, parsed, name) == 0 &&
+        place.size)
+        err = shown_name(out, place.ptr);
+    git_buf_dispose(&place);
+    git_refspec_free(parsed);
+    return err;
+}
+
+/* "origin/main", or NULL where the branch has none (or names one that makes no sense).
+   git_branch_upstream_name() of libgit2 1.5 leaks, as git_remote_lookup() does. */
 static int upstream_read(char **out, struct store *store, const char *ref)
 {
-    git_buf name = {0};
-    const char *shown;
+    AUTO_FREE(char, from);
+    AUTO_FREE(char, merge);
+    AUTO_REMOTE(remote);
+    AUTO_BUF(theirs);
+    int err;
 
-    int err = git_branch_upstream_name(&name, store->repo, ref);
-    if (err < 0)
-        return err == GIT_ENOTFOUND || err == GIT_EINVALIDSPEC ? 0 : git_failed(err, "%s", ref);
-    shown = name.ptr;
-    if (has_prefix(shown, REF_REMOTES))
-        shown += strlen(REF_REMOTES);
-    else if (has_prefix(shown, REF_HEADS))
-        shown += strlen(REF_HEADS);
-    *out = bytes_dup(text_bytes(shown));
-    git_buf_dispose(&name);
-    return *out ? 0 : error_wrap(E_NOMEM, "%s", ref);
+    if ((err = upstream_find(&from, &merge, store, ref + strlen(REF_HEADS))) < 0 || !merge)
+        return err;
+    if (strcmp(from, ".") == 0)
+        return shown_name(out, merge);
+    if ((err = remote_find(&remote, store, from)) < 0)
+        return err == E_NOMEM ? err : 0;
+    if ((err = buf_printf(&theirs, REF_HEADS "%s", merge)) < 0 || !buf_text(&theirs))
+        return err;
+    for (size_t i = 0; err == 0 && !*out && i < remote.spec_count; i++)
+        err = spec_place(out, remote.specs[i], (const char *)theirs.data);
+    return err;
 }
 
 /* The message of an annotated tag, without newlines at its end. */
