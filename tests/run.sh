@@ -46,6 +46,7 @@ build=$top/build-tests type=release slower=1
 if [ "$sanitize" != none ]; then
     build=$top/build-sanitize type=debugoptimized slower=4
     export ASAN_OPTIONS="detect_leaks=1:detect_stack_use_after_return=1:allocator_may_return_null=1"
+    export LSAN_OPTIONS="suppressions=$top/tests/lsan.supp:print_suppressions=0"
     export UBSAN_OPTIONS="print_stacktrace=1:halt_on_error=1"
 fi
 
