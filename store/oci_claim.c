@@ -121,15 +121,28 @@ static int claim_put(struct oci_claim *claim, const char *nonce)
     );
 }
 
-void oci_claim_release(struct oci_claim *claim)
+static int document_forget(struct oci_client *client, const struct digest *digest)
 {
     char reference[7 + DIGEST_HEX_SIZE] = "sha256:";
 
+    digest_hex(reference + 7, digest);
+    return oci_document_delete(client, reference);
+}
+
+void oci_claim_release(struct oci_claim *claim)
+{
+    const sig_atomic_t interrupted = interrupt_flag;
+
     if (claim->client) {
         error_keep();
-        digest_hex(reference + 7, &claim->digest);
-        if (oci_document_delete(claim->client, reference) == E_UNSUPPORTED)
+        /* Others wait for this, also where a person does not wait for the rest. */
+        interrupt_flag = 0;
+        claim->client->hurry_seconds = OCI_CLAIM_SECONDS;
+        if (document_forget(claim->client, &claim->digest) == E_UNSUPPORTED)
             (void)!claim_put(claim, "");
+        claim->client->hurry_seconds = 0;
+        if (!interrupt_flag)
+            interrupt_flag = interrupted;
         (void)!error_restore(0);
     }
     free(claim->tag);
@@ -218,6 +231,9 @@ other_is_alive(bool *out, struct others *others, struct oci_client *client, cons
         other->since_ms = now_ms();
     }
     *out = held && now_ms() - other->since_ms < OCI_CLAIM_DEAD_SECONDS * 1000;
+    /* By its digest: a claim that lives again has another one. */
+    if (held && !*out)
+        (void)!document_forget(client, &digest);
     return 0;
 }
 

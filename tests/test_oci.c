@@ -12,6 +12,8 @@
 #include <cmocka.h>
 
 #include <stdio.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "format/limits.h"
 #include "store/http.h"
@@ -625,7 +627,114 @@ static void test_a_pack_holds_no_more_than_is_allowed(void **state)
     assert_int_equal(oci_pack_decode(buf_bytes(&pack), 9, object_keep, &kept), E_LIMIT);
 }
 
+/* Without memory */
+
+static int document_try(void)
+{
+    AUTO_OCI_DOCUMENT(document);
+    AUTO_BUF(again);
+    const struct oci_annotation annotation = {"org.verastore.commit", COMMIT};
+
+    int err = oci_document_decode(&document, text_bytes(manifest_text));
+    if (err < 0)
+        return err;
+    return oci_manifest_encode(&again, document.items, document.count, &annotation, 1);
+}
+
+static int config_try(void)
+{
+    AUTO_OCI_CREDENTIALS(credentials);
+    AUTO_FREE(char, helper);
+
+    return oci_config_decode(
+        &credentials, &helper,
+        text_bytes("{\"auths\":{\"h:1\":{\"auth\":\"YWRhOnM6ZXNhbWU=\",\"identitytoken\":\"t\"}}}"),
+        "h:1"
+    );
+}
+
+static int challenge_try(void)
+{
+    AUTO_CHALLENGE(challenge);
+
+    return challenge_parse(
+        &challenge, text_bytes("Basic realm=\"b\", Bearer realm=\"c\",service=\"s\",scope=\"x\"")
+    );
+}
+
+static int name_try(void)
+{
+    AUTO_OCI_NAME(name);
+
+    return oci_name_parse(&name, "oci://h:1/a/b:main");
+}
+
+static int pack_try(void)
+{
+    AUTO_OCI_PACK_WRITER(writer);
+    AUTO_BUF(pack);
+    AUTO_BUF(kept);
+    int err;
+
+    if ((err = oci_pack_add(&writer, GIT_OBJECT_BLOB, text_bytes("contents"))) < 0 ||
+        (err = oci_pack_end(&pack, &writer)) < 0)
+        return err;
+    return oci_pack_decode(buf_bytes(&pack), 100, object_keep, &kept);
+}
+
+static void test_each_allocation_may_fail(void **state)
+{
+    static int (*const tries[])(void
+    ) = {document_try, config_try, challenge_try, name_try, pack_try};
+
+    (void)state;
+    for (size_t i = 0; i < COUNT(tries); i++) {
+        int failures = 0, err;
+        do {
+            fault_after = failures;
+            err = tries[i]();
+            bool is_over = fault_after >= 0;
+            fault_after = -1;
+            if (is_over)
+                break;
+            assert_int_equal(err, E_NOMEM);
+            failures++;
+        } while (failures < 1000);
+        assert_int_equal(err, 0);
+        assert_in_range(failures, 1, 999);
+    }
+}
+
 /* HTTP */
+
+static bool is_hidden; /* this system has no libcurl */
+
+void *__real_dlopen(const char *name, int flags);
+void *__wrap_dlopen(const char *name, int flags);
+
+void *__wrap_dlopen(const char *name, int flags)
+{
+    return is_hidden ? NULL : __real_dlopen(name, flags);
+}
+
+/* In a process of its own: it is looked for once. */
+static void test_without_libcurl_the_package_is_named(void **state)
+{
+    int status = 0;
+    pid_t pid = fork();
+
+    (void)state;
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        struct http *http = NULL;
+        is_hidden = true;
+        int err = http_new(&http);
+        _exit(err == E_UNSUPPORTED && !http && strstr(error_hint_text(), "libcurl4") ? 0 : 1);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 0);
+}
 
 static void test_headers_are_found_by_name_and_number(void **state)
 {
@@ -705,6 +814,8 @@ int main(void)
         cmocka_unit_test(test_every_truncation_and_flipped_bit_of_a_pack_is_corrupt),
         cmocka_unit_test(test_forged_objects_are_refused_and_take_no_memory),
         cmocka_unit_test(test_a_pack_holds_no_more_than_is_allowed),
+        cmocka_unit_test(test_each_allocation_may_fail),
+        cmocka_unit_test(test_without_libcurl_the_package_is_named),
         cmocka_unit_test(test_headers_are_found_by_name_and_number),
         cmocka_unit_test(test_references_resolve_and_origins_compare),
     };
