@@ -159,6 +159,20 @@ class ByGitDaemon(Transfers, Served):
     def serve(self, folder, root):
         return GitDaemon(folder, root)
 
+    def test_without_the_program_git_the_whole_history_comes_and_that_is_said(self):
+        os.mkdir(self.path("nothing"))
+        without = {"PATH": self.path("nothing")}
+        clone = self.vera("clone", "--depth", "1", self.url(), "whole", "--json", env=without)
+        self.assertFalse(clone.json["shallow"])
+        self.assertIn("the whole history came", clone.err)
+        self.assertEqual(len(self.at("whole", "log", "--json").lines), 3)
+        self.assert_whole("whole")
+        self.vera("export", self.url() + "@main", "out", env=without)
+        self.assertEqual(tree(self.path("out")), tree(adapter(f"llama/{STEPS[2]}")))
+        self.clone("mine", "--depth", "1")
+        self.fails("-C", self.path("mine"), "pull", code="UNSUPPORTED", says="git", hint="install git", env=without)
+        self.assert_whole("mine")
+
 
 class ByHttp(Transfers, Served):
     def serve(self, folder, root):
