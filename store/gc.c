@@ -19,6 +19,7 @@
 #include "store/loose.h"
 #include "store/pack.h"
 #include "store/packed_refs.h"
+#include "store/quarantine.h"
 #include "store/refs.h"
 #include "store/sizes.h"
 
@@ -552,7 +553,9 @@ int store_gc(struct gc_result *out, struct store *store, const struct gc_request
         gc.keep_from = INT64_MAX; /* even what this very second has brought */
     if ((err = shallow_refuse(store)) < 0 || (err = worktrees_refuse(store)) < 0 ||
         (!gc.dry_run && (err = lock_pack(&lock, store)) < 0) ||
-        (!gc.dry_run && (err = pack_clean(store)) < 0) || (err = sizes_read(&before, store)) < 0)
+        (!gc.dry_run && (err = pack_clean(store)) < 0) ||
+        (!gc.dry_run && (err = quarantine_clean(store)) < 0) ||
+        (err = sizes_read(&before, store)) < 0)
         return err;
     err = collect(&gc);
     if (err == E_CORRUPT || err == E_NOTFOUND) {

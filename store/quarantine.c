@@ -52,6 +52,14 @@ static int dead_remove(const char *objects)
     return err;
 }
 
+int quarantine_clean(struct store *store)
+{
+    AUTO_FREE(char, objects);
+
+    int err = path_join(&objects, store->path, OBJECTS);
+    return err < 0 ? err : dead_remove(objects);
+}
+
 /* Making one */
 
 struct naming {

@@ -17,6 +17,9 @@ struct quarantine {
 #define AUTO_QUARANTINE(name)                                                                      \
     __attribute__((cleanup(quarantine_release))) struct quarantine name = {.lock = -1}
 
+/* Remove what dead processes have left. */
+MUST_CHECK int quarantine_clean(struct store *store);
+
 /* E_IO where ours cannot be written. */
 MUST_CHECK int quarantine_make(struct quarantine *out, struct store *store);
 

@@ -305,9 +305,12 @@ class HostileServer(RemoteTest):
             self.assertTrue(server.reached.wait(60))
             process.kill()
         self.assertNotEqual(tree(self.path("mine")), self.mine)
+        shutil.copytree(self.path("mine"), self.path("other"))
         self.at("mine", "fetch", "origin")
         self.assert_whole("mine")
         self.assertEqual(tree(self.path("mine")), self.mine)
+        self.at("other", "gc")  # or with a gc
+        self.assert_whole("other")
 
     def test_nobody_listening_is_tried_again_and_told(self):
         with socket.create_server((ADDRESS, 0)) as listener:
