@@ -4,7 +4,8 @@ set -eu
 
 usage() {
     cat <<'USAGE'
-Usage: sh tests/bench/run.sh [--quick] [basis] [frames] [commit] [apply] [algebra] [diff] [scale] [check]
+Usage: sh tests/bench/run.sh [--quick] [basis] [frames] [commit] [apply] [algebra] [diff] [pull] [scale]
+                              [check]
 
   --quick   3 runs of each instead of 11: to see that it works, not to quote
 
@@ -15,6 +16,7 @@ Usage: sh tests/bench/run.sh [--quick] [basis] [frames] [commit] [apply] [algebr
   apply     vera apply against PEFT: load, merge_and_unload, save
   algebra   norms, spectra and merges of adapters of MiniLM's and of Llama-3-8B's size
   diff      vera diff and show --spectrum of the same sizes: whole processes, their memory
+  pull      one new version from another machine, beside rsync and git-lfs: bytes and time
   scale     repositories of up to 10,000 versions on 1,000 branches: times, sizes, and what holds for every
             version (BENCH_SCALE="10 1000" for other sizes)
   check     no benchmark: is what vera apply makes of a real model what PEFT and Transformers expect?
@@ -31,12 +33,12 @@ while [ $# -gt 0 ]; do
     case $1 in
     --quick) runs=3 ;;
     -h | --help) usage && exit 0 ;;
-    basis | frames | commit | large | apply | algebra | diff | scale | check) benches="${benches:-} $1" ;;
+    basis | frames | commit | large | apply | algebra | diff | pull | scale | check) benches="${benches:-} $1" ;;
     *) usage >&2 && exit 2 ;;
     esac
     shift
 done
-benches=${benches:-basis frames commit large apply algebra diff}
+benches=${benches:-basis frames commit large apply algebra diff pull}
 
 wanted() {
     case " $benches " in *" $1 "*) true ;; *) false ;; esac
