@@ -188,6 +188,21 @@ class Cut(ServersTest):
         self.assertEqual(self.proxy.cuts, cuts + 1)
         self.assertEqual(self.snapshots("bob"), self.snapshots("ada"))
 
+    def test_one_new_version_moves_little_more_than_its_frame(self):
+        path = self.bare("little.git")
+        self.vera("init", "ada")
+        for step in (300, 310):
+            self.vera("-C", "ada", "commit", adapter(f"minilm/step-{step}"))
+        self.vera("-C", "ada", "push", path, "main")
+        self.vera("clone", self.url("little.git"), "bob")
+        frame = self.vera("-C", "ada", "commit", adapter("minilm/step-320"), "--json").json["frame"]
+        self.assertGreater(frame["depth"], 1)
+        self.vera("-C", "ada", "push", path, "main")
+        before = self.proxy.up + self.proxy.down
+        self.vera("-C", "bob", "pull")
+        self.assertLessEqual(self.proxy.up + self.proxy.down - before, 1.3 * frame["bytes"] + 4096)
+        self.assertEqual(self.snapshots("bob"), self.snapshots("ada"))
+
     def test_fetching(self):
         path = self.bare("down.git")
         self.env["VERA_RETRIES"] = "0"
