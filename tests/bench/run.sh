@@ -55,7 +55,7 @@ ninja -C "$build" cli/vera tests/bench/bench_machine tests/bench/bench_frames \
     tests/bench/bench_algebra >&2
 
 # The caller's settings must not reach what is measured.
-unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_OBJECT_DIRECTORY VERA_REPO VERA_CPU
+unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_OBJECT_DIRECTORY VERA_REPO VERA_CPU VERA_TOKEN VERA_RETRIES
 unset OPENBLAS_CORETYPE OPENBLAS_L2_SIZE
 export LC_ALL=C.UTF-8 HF_HUB_OFFLINE=1 PYTHONDONTWRITEBYTECODE=1
 
