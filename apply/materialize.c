@@ -54,10 +54,11 @@ static int copy_name(struct buf *out, const char *from, const struct outdir *dir
     return buf_printf(out, "%s to %s/%s", from, dir->target, name);
 }
 
-/* What of a shard one thread does at a time: a tensor that changes, or a range that stays. */
+/* What of a shard one thread does at a time: tensors that change, or a range that stays. */
 struct piece {
-    uint64_t begin, end; /* in the file */
-    size_t number;       /* in rewrites->tensors; SIZE_MAX: stays */
+    uint64_t begin, end; /* of the range, in the file */
+    size_t number;       /* of the first one in rewrites->tensors */
+    size_t count;        /* 0: a range that stays */
 };
 
 /* A shard on its way. */
@@ -75,7 +76,6 @@ struct shard_copy {
 struct writer {
     struct shard_copy *copy;
     struct stream_scratch scratch;
-    uint64_t begin; /* of the tensor at hand, in the file */
     uint64_t written, cloned;
 };
 
@@ -97,13 +97,16 @@ static int range_copy(struct writer *writer, uint64_t begin, uint64_t end)
     return 0;
 }
 
-static int block_write(void *context, struct bytes block, uint64_t offset)
+static int block_write(void *context, size_t number, struct bytes block, uint64_t offset)
 {
     struct writer *writer = context;
     const struct shard_copy *copy = writer->copy;
+    const struct rewrites *all = copy->stream->rewrites;
+    const struct model_tensor *base = &all->tensors[number].base;
+    uint64_t begin = all->model->shards[base->shard].header.len + base->tensor->begin;
 
     writer->written += block.len;
-    return file_write_at(copy->to, block.data, block.len, writer->begin + offset, copy->name);
+    return file_write_at(copy->to, block.data, block.len, begin + offset, copy->name);
 }
 
 /* Once a pin does not match, the output is lost: what is left is only hashed, to name the rest. The
@@ -118,11 +121,10 @@ static int piece_write(void *context, unsigned member, size_t number)
 
     if ((err = interrupt_check()) < 0)
         return err;
-    writer->begin = piece->begin;
-    if (piece->number != SIZE_MAX)
-        err = stream_tensor(
-            copy->stream, &writer->scratch, piece->number, copy->from, wanted ? block_write : NULL,
-            writer
+    if (piece->count)
+        err = stream_tensors(
+            copy->stream, &writer->scratch, piece->number, piece->count, copy->from,
+            wanted ? block_write : NULL, writer
         );
     else if (wanted)
         err = range_copy(writer, piece->begin, piece->end);
@@ -143,18 +145,18 @@ static int header_write(struct shard_copy *copy, const struct buf *header)
     return file_write_at(copy->to, header->data, header->len, 0, copy->name);
 }
 
-static void pieces_add(struct shard_copy *copy, uint64_t begin, uint64_t end, size_t number)
+/* A range that stays. */
+static void ranges_add(struct shard_copy *copy, uint64_t begin, uint64_t end)
 {
-    uint64_t step = number == SIZE_MAX ? COPY_BYTES : UINT64_MAX;
-
-    for (uint64_t at = begin; at < end; copy->piece_count++) {
-        uint64_t len = end - at < step ? end - at : step;
-        copy->pieces[copy->piece_count] = (struct piece){at, at + len, number};
+    for (uint64_t at = begin; at < end;) {
+        uint64_t len = end - at < COPY_BYTES ? end - at : COPY_BYTES;
+        copy->pieces[copy->piece_count++] = (struct piece){at, at + len, 0, 0};
         at += len;
     }
 }
 
-/* In the order of the file, which is kindest to the disk. */
+/* In the order of the file, which is kindest to the disk; but what stays between the tensors of a
+   group comes before it. */
 static int pieces_make(struct shard_copy *copy, size_t shard_number)
 {
     const struct rewrites *all = copy->stream->rewrites;
@@ -166,24 +168,31 @@ static int pieces_make(struct shard_copy *copy, size_t shard_number)
     size_t room = 2 * (end - begin) + 1 + (size_t)(shard->bytes / COPY_BYTES);
     if (!(copy->pieces = array_new(room, sizeof(*copy->pieces))))
         return error_wrap(E_NOMEM, "%s", copy->name);
-    for (size_t i = begin; i < end; i++) {
-        const struct tensor *tensor = all->tensors[i].base.tensor;
-        pieces_add(copy, done, shard->header.len + tensor->begin, SIZE_MAX);
-        done = shard->header.len + tensor->end;
-        pieces_add(copy, shard->header.len + tensor->begin, done, i);
+    while (begin < end) {
+        size_t count = stream_group(copy->stream, begin, end);
+        for (size_t i = begin; i < begin + count; i++) {
+            const struct tensor *tensor = all->tensors[i].base.tensor;
+            ranges_add(copy, done, shard->header.len + tensor->begin);
+            done = shard->header.len + tensor->end;
+        }
+        copy->pieces[copy->piece_count++] = (struct piece){0, 0, begin, count};
+        begin += count;
     }
-    pieces_add(copy, done, shard->bytes, SIZE_MAX);
+    ranges_add(copy, done, shard->bytes);
     return 0;
 }
 
-/* One thread for each core. Where there are fewer tensors than that, some more for each block. */
+/* One thread for each core, or as many as keep the device busy. Where there are fewer tensors than
+   that, some more for each block. */
 static int writers_make(struct shard_copy *copy, unsigned *out_count)
 {
     unsigned threads = copy->stream->threads, count = threads;
     size_t tensors = 0;
 
     for (size_t i = 0; i < copy->piece_count; i++)
-        tensors += copy->pieces[i].number != SIZE_MAX;
+        tensors += copy->pieces[i].count;
+    if (count < copy->stream->device.backend->lanes_min)
+        count = copy->stream->device.backend->lanes_min;
     if (copy->piece_count < count)
         count = copy->piece_count ? (unsigned)copy->piece_count : 1;
     if (!(copy->writers = array_new(count, sizeof(*copy->writers))))
@@ -374,7 +383,7 @@ static int shard_check(struct stream *stream, struct stream_scratch *scratch, si
         return 0;
     err = model_shard_open(&fd, &owner, stream->rewrites->model, number);
     for (size_t i = begin; err == 0 && i < end; i++)
-        err = stream_tensor(stream, scratch, i, fd, NULL, NULL);
+        err = stream_tensors(stream, scratch, i, 1, fd, NULL, NULL);
     return err;
 }
 

@@ -10,6 +10,7 @@
 #ifndef APPLY_MATERIALIZE_H
 #define APPLY_MATERIALIZE_H
 
+#include "apply/backend.h"
 #include "apply/plan.h"
 
 struct apply_input {
@@ -21,6 +22,8 @@ struct apply_options {
     unsigned threads; /* 0: one per core */
     bool force;       /* replace the output */
     bool report;      /* fill apply_result.report: twice the arithmetic */
+    enum device_kind device;
+    enum math_mode math;
     struct progress *progress;
 };
 
@@ -39,6 +42,10 @@ struct apply_result {
     uint64_t bytes_written, bytes_cloned; /* of all files; cloned: blocks shared with the base's */
     bool pinned;                          /* every adapter had a pin, and it matched */
     double seconds;
+    const char *device;          /* "cpu", "cuda" */
+    char device_name[128];       /* what the person knows it by, or "" */
+    enum math_mode math;         /* as it was computed */
+    const char *fast_bound;      /* where that was fast: how far it is off, one line */
     struct apply_report *report; /* in byte order of module; NULL where none was asked for */
     size_t report_count;
 };

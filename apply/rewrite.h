@@ -11,6 +11,7 @@
 
 #include <pthread.h>
 
+#include "apply/backend.h"
 #include "apply/materialize.h"
 #include "apply/report.h"
 
@@ -70,12 +71,13 @@ void rewrites_of_shard(size_t *begin, size_t *end, const struct rewrites *rewrit
 /* Counts and `pinned`, as far as they do not depend on the streaming. */
 void rewrites_count(struct apply_result *out, const struct rewrites *rewrites);
 
-/* Takes the changed bytes [offset, offset + len) of a tensor. */
-typedef int (*block_fn)(void *context, struct bytes block, uint64_t offset);
+/* Takes the changed bytes [offset, offset + len) of rewrites->tensors[number]. */
+typedef int (*block_fn)(void *context, size_t number, struct bytes block, uint64_t offset);
 
 /* What the threads that stream share: what was found on the way, and how far they are. */
 struct stream {
     const struct rewrites *rewrites;
+    struct device device;
     unsigned threads;
     bool report;
     struct report_sums *sums; /* [rewrites->count] where `report`; each has one thread at a time */
@@ -88,7 +90,8 @@ struct stream {
 /* What each of them has for itself. */
 struct stream_scratch {
     unsigned threads; /* to merge a block with: 1 or more */
-    struct buf block, before, change;
+    struct lane lane; /* open from its first weight on */
+    struct buf values, before;
 };
 
 #define AUTO_STREAM_SCRATCH(name)                                                                  \
@@ -100,25 +103,32 @@ struct stream_scratch {
     }
 #define AUTO_STREAM(name) __attribute__((cleanup(stream_release))) struct stream name = STREAM_EMPTY
 
-/* Into an empty one. `total`: bytes that stream_tensor() and stream_advance() will go through. */
+/* Into an empty one, the device open and the bases on it. `total`: bytes that stream_tensors() and
+   stream_advance() will go through. E_DEVICE. */
 MUST_CHECK int stream_init(
     struct stream *out,
     const struct rewrites *rewrites,
     const struct apply_options *options,
     uint64_t total
 );
+/* After its scratches. */
 void stream_release(struct stream *stream);
 void stream_scratch_release(struct stream_scratch *scratch);
 
 void stream_advance(struct stream *stream, uint64_t bytes);
 
-/* Read, change and hand over rewrites->tensors[number]. `fd`: the shard, open. `take` NULL: nobody
-   wants the bytes, so only what pins and report need is done. Several threads may stream different
-   tensors at once. */
-MUST_CHECK int stream_tensor(
+/* How many of rewrites->tensors [begin, end), which are of one shard, one call should stream: more
+   than one where they are small and the device has more work than is in one. */
+size_t stream_group(const struct stream *stream, size_t begin, size_t end);
+
+/* Read, change and hand over rewrites->tensors [begin, begin + count): one, or a stream_group().
+   `fd`: the shard, open. `take` NULL: nobody wants the bytes, so only what pins and report need is
+   done. Several threads may stream different tensors at once. */
+MUST_CHECK int stream_tensors(
     struct stream *stream,
     struct stream_scratch *scratch,
-    size_t number,
+    size_t begin,
+    size_t count,
     int fd,
     block_fn take,
     void *context

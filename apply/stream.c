@@ -3,22 +3,45 @@
  *
  * A weight is read block by block, hashed where a pin wants it, merged in place and handed over. A
  * block is as large as a cache can use and never less than one row, which is no more than a row of
- * A. Blocks are cut by size alone, so the report's sums are the same with any number of threads.
+ * A. Blocks are cut by size alone, so the report's sums are the same with any number of threads and
+ * on any device. Where a device has more work than is in a small weight, several share a block.
  */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "apply/kernel.h"
 #include "apply/rewrite.h"
 #include "format/crew.h"
 #include "format/limits.h"
 
 /* Each thread has a block, with a report three more of its size. */
 #define BLOCK_BYTES (4 * MIB)
+
+/* Of a tensor in a group: its rows are one block, whatever block_rows() leaves of one. */
+#define GROUP_TENSOR_BYTES (BLOCK_BYTES / 2)
 #define TILE_ROWS                                                                                  \
     12 /* what the kernel's tiles have at most, and a multiple of what others have                 \
         */
+
+static size_t align_up(size_t n)
+{
+    return (n + BACKEND_ALIGN - 1) / BACKEND_ALIGN * BACKEND_ALIGN;
+}
+
+static int bases_add(struct device *device, const struct rewrites *rewrites)
+{
+    int err = 0;
+
+    for (size_t i = 0; err == 0 && i < rewrites->input_count; i++) {
+        const struct basis *basis = &rewrites->bases[i];
+        const struct backend_basis matrices = {
+            basis->a, basis->b, basis->rank, basis->in, basis->out};
+        if (basis->a)
+            err = device_add_basis(device, &matrices);
+    }
+    return err;
+}
 
 int stream_init(
     struct stream *out,
@@ -27,6 +50,8 @@ int stream_init(
     uint64_t total
 )
 {
+    int err;
+
     out->rewrites = rewrites;
     out->threads = options->threads ? options->threads : crew_size(SIZE_MAX);
     out->report = options->report;
@@ -34,11 +59,13 @@ int stream_init(
     out->total = total;
     if (out->report && !(out->sums = array_new(rewrites->count, sizeof(*out->sums))))
         return error_wrap(E_NOMEM, "report");
-    return 0;
+    err = device_open(&out->device, options->device, options->math);
+    return err < 0 ? err : bases_add(&out->device, rewrites);
 }
 
 void stream_release(struct stream *stream)
 {
+    device_release(&stream->device);
     buf_release(&stream->differing);
     free(stream->sums);
     pthread_mutex_destroy(&stream->mutex);
@@ -46,9 +73,9 @@ void stream_release(struct stream *stream)
 
 void stream_scratch_release(struct stream_scratch *scratch)
 {
-    buf_release(&scratch->block);
+    lane_release(&scratch->lane);
+    buf_release(&scratch->values);
     buf_release(&scratch->before);
-    buf_release(&scratch->change);
 }
 
 void stream_advance(struct stream *stream, uint64_t bytes)
@@ -63,11 +90,12 @@ void stream_advance(struct stream *stream, uint64_t bytes)
 static int replace(
     const struct stream *stream,
     struct stream_scratch *scratch,
-    const struct rewrite *rewrite,
+    size_t number,
     block_fn take,
     void *context
 )
 {
+    const struct rewrite *rewrite = &stream->rewrites->tensors[number];
     const struct rewrite_part *part = &rewrite->parts[0];
     const struct tensor *base = rewrite->base.tensor, *from = part->replacement->tensor;
     struct bytes data = loaded_tensor(stream->rewrites->inputs[part->input].adapter, from);
@@ -76,42 +104,69 @@ static int replace(
     int err = 0;
 
     if (from->dtype == base->dtype)
-        return take(context, data, 0);
+        return take(context, number, data, 0);
     if (!dtype_is_applicable(from->dtype) || !dtype_is_applicable(base->dtype))
         return error_set(
             E_UNSUPPORTED, "%s: %s cannot be written as the base's %s", part->replacement->name,
             dtype_name(from->dtype), dtype_name(base->dtype)
         );
     uint64_t count = tensor_values(base);
-    if ((err = buf_resize(&scratch->block, sizeof(values))) < 0)
+    if ((err = buf_resize(&scratch->values, sizeof(values))) < 0)
         return err;
     for (uint64_t at = 0; err == 0 && at < count; at += 4096) {
         size_t n = count - at < 4096 ? (size_t)(count - at) : 4096;
         dtype_widen(values, data.data + at * from_size, n, from->dtype);
-        dtype_narrow(scratch->block.data, values, n, base->dtype);
-        err = take(context, (struct bytes){scratch->block.data, n * size}, at * size);
+        dtype_narrow(scratch->values.data, values, n, base->dtype);
+        err = take(context, number, (struct bytes){scratch->values.data, n * size}, at * size);
     }
     return err;
 }
 
-/* One weight as it is stored, and the block at hand. */
+/* One weight as it is stored, and its rows in the block at hand. */
 struct weight {
     const struct rewrite *rewrite;
     const struct plan_target *target; /* the first one's: shape and orientation are the tensor's */
+    size_t number;                    /* in rewrites->tensors */
     enum dtype dtype;
     uint64_t rows, columns; /* as stored */
     struct kernel_term *terms;
     struct report_sums *sums; /* NULL where nobody wants them */
-    struct stream_scratch *scratch;
+    bool pinned;
+    struct hash hash; /* where it is pinned */
     uint64_t row, row_end;
+    size_t at, change_at; /* where they are in the lane's memory */
 };
 
-static void terms_fill(struct weight *weight, const struct rewrites *all)
+/* The weights that one call streams. */
+struct weights {
+    struct stream *stream;
+    struct stream_scratch *scratch;
+    struct weight *list;
+    size_t count;
+    struct kernel_term *terms;
+    struct backend_job *jobs; /* two for each: W, and the change alone where it is wanted */
+    uint8_t *block, *change;  /* the lane's */
+    int fd;
+    block_fn take;
+    void *context;
+};
+
+static void weights_release(struct weights *weights)
 {
-    for (size_t i = 0; i < weight->rewrite->part_count; i++) {
-        const struct rewrite_part *part = &weight->rewrite->parts[i];
+    for (size_t i = 0; weights->list && i < weights->count; i++)
+        hash_release(&weights->list[i].hash);
+    free(weights->list);
+    free(weights->terms);
+    free(weights->jobs);
+}
+
+static void
+terms_fill(struct kernel_term *terms, const struct rewrite *rewrite, const struct rewrites *all)
+{
+    for (size_t i = 0; i < rewrite->part_count; i++) {
+        const struct rewrite_part *part = &rewrite->parts[i];
         const struct basis *basis = all->basis[part->input];
-        weight->terms[i] = (struct kernel_term){
+        terms[i] = (struct kernel_term){
             .a = basis->a,
             .b_matrix = basis->b,
             .d = part->target->d,
@@ -123,77 +178,153 @@ static void terms_fill(struct weight *weight, const struct rewrites *all)
     }
 }
 
-static int merge_rows(const struct weight *weight, uint8_t *data, enum dtype dtype)
+static uint64_t row_bytes(const struct weight *weight)
 {
-    const struct plan_target *target = weight->target;
-
-    return kernel_merge(
-        data, dtype, target->out, target->in, target->transposed, weight->row, weight->row_end,
-        weight->terms, weight->rewrite->part_count, weight->scratch->threads
-    );
+    return weight->columns * dtype_bits(weight->dtype) / 8;
 }
 
-/* Merge the block in the scratch. dW alone is the merge onto zeros. */
-static int merge_block(const struct weight *weight)
+/* Of its rows in the block. */
+static size_t block_len(const struct weight *weight)
 {
-    struct stream_scratch *scratch = weight->scratch;
-    size_t count = (size_t)((weight->row_end - weight->row) * weight->columns);
-    int err;
-
-    if (!weight->sums)
-        return merge_rows(weight, scratch->block.data, weight->dtype);
-    scratch->before.len = scratch->change.len = 0;
-    if ((err = buf_append(&scratch->before, scratch->block.data, scratch->block.len)) < 0 ||
-        (err = buf_resize(&scratch->change, count * sizeof(float))) < 0 ||
-        (err = merge_rows(weight, scratch->change.data, DTYPE_F32)) < 0 ||
-        (err = merge_rows(weight, scratch->block.data, weight->dtype)) < 0)
-        return err;
-    report_add(
-        weight->sums, scratch->before.data, scratch->block.data,
-        (const float *)(const void *)scratch->change.data, count, weight->dtype
-    );
-    return 0;
+    return (size_t)((weight->row_end - weight->row) * row_bytes(weight));
 }
 
 /* As many as a block holds, in whole tiles where it holds one: at least one row. */
-static uint64_t block_rows(uint64_t row_bytes)
+static uint64_t block_rows(uint64_t row_len)
 {
-    uint64_t rows = row_bytes && row_bytes < BLOCK_BYTES ? BLOCK_BYTES / row_bytes : 1;
+    uint64_t rows = row_len && row_len < BLOCK_BYTES ? BLOCK_BYTES / row_len : 1;
 
     return rows > TILE_ROWS ? rows - rows % TILE_ROWS : rows;
 }
 
-/* Read and merge all blocks; `hash` NULL: no pin. */
-static int merge_weight(
-    struct stream *stream,
-    struct weight *weight,
-    int fd,
-    struct hash *hash,
-    block_fn take,
-    void *context
-)
+/* The next rows of every weight, and where they go. */
+static int block_begin(struct weights *weights)
 {
-    const struct tensor *tensor = weight->rewrite->base.tensor;
-    const struct shard *shard = &stream->rewrites->model->shards[weight->rewrite->base.shard];
-    uint64_t row_bytes = weight->columns * dtype_bits(weight->dtype) / 8;
-    uint64_t step = block_rows(row_bytes);
-    uint64_t begin = shard->table.header_bytes + tensor->begin;
+    size_t len = 0, change_len = 0;
+    int err;
+
+    for (size_t i = 0; i < weights->count; i++) {
+        struct weight *weight = &weights->list[i];
+        uint64_t step = block_rows(row_bytes(weight));
+        weight->row_end = weight->rows - weight->row > step ? weight->row + step : weight->rows;
+        weight->at = len;
+        weight->change_at = change_len;
+        len = align_up(len + block_len(weight));
+        size_t values = (size_t)((weight->row_end - weight->row) * weight->columns);
+        change_len = align_up(change_len + values * sizeof(float));
+    }
+    err = lane_memory(&weights->block, &weights->scratch->lane, LANE_BLOCK, len);
+    if (err == 0 && weights->list[0].sums)
+        err = lane_memory(&weights->change, &weights->scratch->lane, LANE_CHANGE, change_len);
+    return err;
+}
+
+static int block_read(struct weights *weights)
+{
     int err = 0;
 
-    for (; err == 0 && weight->row < weight->rows; weight->row = weight->row_end) {
-        weight->row_end = weight->rows - weight->row > step ? weight->row + step : weight->rows;
-        uint64_t offset = weight->row * row_bytes;
-        size_t len = (size_t)((weight->row_end - weight->row) * row_bytes);
-        if ((err = buf_resize(&weight->scratch->block, len)) < 0 ||
-            (err = file_read_at(fd, weight->scratch->block.data, len, begin + offset, shard->path)
-            ) < 0 ||
-            (hash && (err = hash_update(hash, weight->scratch->block.data, len)) < 0))
+    for (size_t i = 0; err == 0 && i < weights->count; i++) {
+        struct weight *weight = &weights->list[i];
+        const struct model_tensor *base = &weight->rewrite->base;
+        const struct shard *shard = &weights->stream->rewrites->model->shards[base->shard];
+        uint64_t from = shard->table.header_bytes + base->tensor->begin +
+                        weight->row * row_bytes(weight);
+        uint8_t *to = weights->block + weight->at;
+        err = file_read_at(weights->fd, to, block_len(weight), from, shard->path);
+        if (err == 0 && weight->pinned)
+            err = hash_update(&weight->hash, to, block_len(weight));
+    }
+    return err;
+}
+
+static struct backend_job job_make(const struct weight *weight, uint8_t *at, enum dtype dtype)
+{
+    return (struct backend_job){
+        .weights = at,
+        .dtype = dtype,
+        .transposed = weight->target->transposed,
+        .out = weight->target->out,
+        .in = weight->target->in,
+        .row_begin = weight->row,
+        .row_end = weight->row_end,
+        .terms = weight->terms,
+        .term_count = weight->rewrite->part_count,
+    };
+}
+
+/* Merge the block. dW alone is the merge onto zeros. */
+static int block_merge(struct weights *weights)
+{
+    struct buf *before = &weights->scratch->before;
+    size_t jobs = 0;
+    int err;
+
+    before->len = 0;
+    for (size_t i = 0; i < weights->count; i++) {
+        const struct weight *weight = &weights->list[i];
+        uint8_t *at = weights->block + weight->at;
+        weights->jobs[jobs++] = job_make(weight, at, weight->dtype);
+        if (!weight->sums)
+            continue;
+        size_t values = (size_t)((weight->row_end - weight->row) * weight->columns);
+        memset(weights->change + weight->change_at, 0, values * sizeof(float));
+        if ((err = buf_append(before, at, block_len(weight))) < 0)
             return err;
-        if ((take || weight->sums) && (err = merge_block(weight)) < 0)
+    }
+    for (size_t i = 0; weights->list[0].sums && i < weights->count; i++) {
+        const struct weight *weight = &weights->list[i];
+        uint8_t *at = weights->change + weight->change_at;
+        weights->jobs[jobs++] = job_make(weight, at, DTYPE_F32);
+    }
+    return lane_merge(&weights->scratch->lane, weights->jobs, jobs);
+}
+
+static void block_report(const struct weights *weights)
+{
+    const uint8_t *before = weights->scratch->before.data;
+
+    for (size_t i = 0; i < weights->count; i++) {
+        const struct weight *weight = &weights->list[i];
+        const void *change = weights->change + weight->change_at;
+        report_add(
+            weight->sums, before, weights->block + weight->at, change,
+            (size_t)((weight->row_end - weight->row) * weight->columns), weight->dtype
+        );
+        before += block_len(weight);
+    }
+}
+
+static int block_end(struct weights *weights)
+{
+    int err = 0;
+
+    for (size_t i = 0; err == 0 && i < weights->count; i++) {
+        struct weight *weight = &weights->list[i];
+        struct bytes data = {weights->block + weight->at, block_len(weight)};
+        if (weights->take)
+            err = weights->take(
+                weights->context, weight->number, data, weight->row * row_bytes(weight)
+            );
+        stream_advance(weights->stream, data.len);
+        weight->row = weight->row_end;
+    }
+    return err;
+}
+
+/* Those of a group are all through after one block. */
+static int weights_run(struct weights *weights)
+{
+    const struct weight *first = &weights->list[0];
+    int err = 0;
+
+    while (err == 0 && first->row < first->rows) {
+        if ((err = block_begin(weights)) < 0 || (err = block_read(weights)) < 0)
             return err;
-        if (take)
-            err = take(context, buf_bytes(&weight->scratch->block), offset);
-        stream_advance(stream, len);
+        if ((weights->take || first->sums) && (err = block_merge(weights)) < 0)
+            return err;
+        if (first->sums)
+            block_report(weights);
+        err = block_end(weights);
     }
     return err;
 }
@@ -228,63 +359,119 @@ static bool is_pinned(const struct stream *stream, const struct rewrite *rewrite
     return false;
 }
 
-static int merge_tensor(
-    struct stream *stream,
-    struct stream_scratch *scratch,
-    const struct rewrite *rewrite,
-    struct report_sums *sums,
-    int fd,
-    block_fn take,
-    void *context
-)
+static int weights_make(struct weights *out, size_t begin)
 {
-    AUTO_FREE(struct kernel_term, terms);
-    AUTO_HASH(hash);
-    const struct plan_target *target = rewrite->parts[0].target;
-    bool pinned = is_pinned(stream, rewrite);
-    struct digest digest;
-    int err;
+    const struct rewrites *all = out->stream->rewrites;
+    size_t terms = 0;
 
-    if (!take && !pinned && !sums)
-        return 0;
-    if (!(terms = array_new(rewrite->part_count, sizeof(*terms))))
-        return error_wrap(E_NOMEM, "%s", target->module);
-    struct weight weight = {
-        .rewrite = rewrite,
-        .target = target,
-        .dtype = rewrite->base.tensor->dtype,
-        .rows = target->transposed ? target->in : target->out,
-        .columns = target->transposed ? target->out : target->in,
-        .terms = terms,
-        .sums = sums,
-        .scratch = scratch,
-    };
-    terms_fill(&weight, stream->rewrites);
-    if (pinned && (err = hash_init(&hash)) < 0)
-        return err;
-    err = merge_weight(stream, &weight, fd, pinned ? &hash : NULL, take, context);
-    if (err < 0 || !pinned)
-        return err;
-    err = hash_final(&digest, &hash);
-    return err < 0 ? err : compare_pins(stream, rewrite, &digest);
+    for (size_t i = 0; i < out->count; i++)
+        terms += all->tensors[begin + i].part_count;
+    if (!(out->list = array_new(out->count, sizeof(*out->list))) ||
+        !(out->terms = array_new(terms, sizeof(*out->terms))) ||
+        !(out->jobs = array_new(2 * out->count, sizeof(*out->jobs))))
+        return error_wrap(E_NOMEM, "%s", all->tensors[begin].parts[0].target->module);
+    terms = 0;
+    for (size_t i = 0; i < out->count; i++) {
+        const struct rewrite *rewrite = &all->tensors[begin + i];
+        const struct plan_target *target = rewrite->parts[0].target;
+        struct weight *weight = &out->list[i];
+        *weight = (struct weight){
+            .rewrite = rewrite,
+            .target = target,
+            .number = begin + i,
+            .dtype = rewrite->base.tensor->dtype,
+            .rows = target->transposed ? target->in : target->out,
+            .columns = target->transposed ? target->out : target->in,
+            .terms = out->terms + terms,
+            .sums = out->stream->report ? &out->stream->sums[begin + i] : NULL,
+            .pinned = is_pinned(out->stream, rewrite),
+        };
+        terms_fill(weight->terms, rewrite, all);
+        terms += rewrite->part_count;
+        int err = weight->pinned ? hash_init(&weight->hash) : 0;
+        if (err < 0)
+            return err;
+    }
+    return 0;
 }
 
-int stream_tensor(
+static int weights_check_pins(struct weights *weights)
+{
+    struct digest digest;
+    int err = 0;
+
+    for (size_t i = 0; err == 0 && i < weights->count; i++) {
+        struct weight *weight = &weights->list[i];
+        if (weight->pinned && (err = hash_final(&digest, &weight->hash)) == 0)
+            err = compare_pins(weights->stream, weight->rewrite, &digest);
+    }
+    return err;
+}
+
+static int stream_weights(
     struct stream *stream,
     struct stream_scratch *scratch,
-    size_t number,
+    size_t begin,
+    size_t count,
     int fd,
     block_fn take,
     void *context
 )
 {
-    const struct rewrite *rewrite = &stream->rewrites->tensors[number];
-    struct report_sums *sums = stream->report ? &stream->sums[number] : NULL;
+    __attribute__((cleanup(weights_release))) struct weights weights = {
+        .stream = stream,
+        .scratch = scratch,
+        .count = count,
+        .fd = fd,
+        .take = take,
+        .context = context,
+    };
+    bool pinned = false;
+    int err;
+
+    for (size_t i = 0; i < count; i++)
+        pinned = pinned || is_pinned(stream, &stream->rewrites->tensors[begin + i]);
+    if (!take && !stream->report && !pinned)
+        return 0;
+    if (!scratch->lane.backend &&
+        (err = lane_open(&scratch->lane, &stream->device, scratch->threads)) < 0)
+        return err;
+    if ((err = weights_make(&weights, begin)) < 0 || (err = weights_run(&weights)) < 0)
+        return err;
+    return weights_check_pins(&weights);
+}
+
+size_t stream_group(const struct stream *stream, size_t begin, size_t end)
+{
+    const struct rewrites *all = stream->rewrites;
+    uint64_t room = stream->device.backend->group_bytes;
+    size_t at = begin;
+
+    for (; at < end && !all->tensors[at].parts[0].replacement; at++) {
+        uint64_t bytes = align_up(tensor_bytes(all->tensors[at].base.tensor));
+        if (bytes > room || bytes > GROUP_TENSOR_BYTES)
+            break;
+        room -= bytes;
+    }
+    return at > begin ? at - begin : 1;
+}
+
+int stream_tensors(
+    struct stream *stream,
+    struct stream_scratch *scratch,
+    size_t begin,
+    size_t count,
+    int fd,
+    block_fn take,
+    void *context
+)
+{
+    const struct rewrite *rewrite = &stream->rewrites->tensors[begin];
     int err;
 
     if (!rewrite->parts[0].replacement)
-        return merge_tensor(stream, scratch, rewrite, sums, fd, take, context);
-    if (take && (err = replace(stream, scratch, rewrite, take, context)) < 0)
+        return stream_weights(stream, scratch, begin, count, fd, take, context);
+    if (take && (err = replace(stream, scratch, begin, take, context)) < 0)
         return err;
     stream_advance(stream, tensor_bytes(rewrite->base.tensor));
     return 0;
@@ -348,8 +535,14 @@ static int report_compare(const void *a, const void *b)
 int stream_report(struct apply_result *out, const struct stream *stream)
 {
     const struct rewrites *all = stream->rewrites;
+    const struct device *device = &stream->device;
+    const char *name = device->backend->device_name(device->session);
     int err = 0;
 
+    out->device = device->backend->name;
+    snprintf(out->device_name, sizeof(out->device_name), "%s", name ? name : "");
+    out->math = device->math;
+    out->fast_bound = device->math == MATH_FAST ? device->backend->fast_bound : NULL;
     if (!stream->report)
         return 0;
     if (!(out->report = array_new(all->count, sizeof(*out->report))))

@@ -40,8 +40,8 @@ struct verify {
 
 static void verify_release(struct verify *verify)
 {
-    stream_release(&verify->stream);
     stream_scratch_release(&verify->scratch);
+    stream_release(&verify->stream);
     output_release(&verify->output);
     rewrites_release(&verify->rewrites);
     model_release(&verify->actual);
@@ -119,11 +119,12 @@ struct comparison {
     bool equal;
 };
 
-static int block_compare(void *context, struct bytes block, uint64_t offset)
+static int block_compare(void *context, size_t number, struct bytes block, uint64_t offset)
 {
     struct comparison *comparison = context;
     struct buf *data = &comparison->verify->right;
 
+    (void)number;
     for (size_t done = 0; comparison->equal && done < block.len;) {
         size_t n = block.len - done < COMPARE_BYTES ? block.len - done : COMPARE_BYTES;
         int err = buf_resize(data, n);
@@ -166,14 +167,15 @@ static int values_compare(
     if (err < 0)
         return err;
     if (wanted->added) {
-        err = block_compare(&comparison, wanted->added->data, 0);
+        err = block_compare(&comparison, SIZE_MAX, wanted->added->data, 0);
     } else {
         if ((err = model_shard_open(&from, &base_owner, base, wanted->base->shard)) < 0)
             return err;
         uint64_t bytes = tensor_bytes(wanted->base->tensor);
         if (wanted->number != SIZE_MAX)
-            err = stream_tensor(
-                &verify->stream, &verify->scratch, wanted->number, from, block_compare, &comparison
+            err = stream_tensors(
+                &verify->stream, &verify->scratch, wanted->number, 1, from, block_compare,
+                &comparison
             );
         else
             err = ranges_equal(
@@ -195,9 +197,10 @@ static int pin_only(struct verify *verify, const struct wanted *wanted)
     if (wanted->number == SIZE_MAX)
         return 0;
     int err = model_shard_open(&fd, &owner, verify->rewrites.model, wanted->base->shard);
-    return err < 0
-               ? err
-               : stream_tensor(&verify->stream, &verify->scratch, wanted->number, fd, NULL, NULL);
+    return err < 0 ? err
+                   : stream_tensors(
+                         &verify->stream, &verify->scratch, wanted->number, 1, fd, NULL, NULL
+                     );
 }
 
 static int tensor_compare(

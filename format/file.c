@@ -411,6 +411,16 @@ int path_parent(char **out, const char *path)
     return *out ? 0 : error_set(E_NOMEM, "out of memory for a path");
 }
 
+int program_directory(char **out)
+{
+    static const char link[] = "/proc/self/exe";
+    AUTO_FREE(char, program);
+
+    if (!(program = realpath(link, NULL)))
+        return file_error(link);
+    return path_parent(out, program);
+}
+
 int path_random(char **out, const char *dir, const char *prefix)
 {
     static const char letters[] = "abcdefghijklmnopqrstuvwxyz234567";

@@ -118,6 +118,8 @@ MUST_CHECK int path_join(char **out, const char *dir, const char *name);
    the caller. */
 const char *path_name(const char *path);
 MUST_CHECK int path_parent(char **out, const char *path);
+/* The directory that holds the running program, symlinks resolved, owned by the caller. */
+MUST_CHECK int program_directory(char **out);
 /* "<dir>/<prefix>" and six random letters. */
 MUST_CHECK int path_random(char **out, const char *dir, const char *prefix);
 /* A hidden name in `dir` that nobody else has: ".<name>.vera-" and six random letters. */
