@@ -15,6 +15,7 @@ PATH=$PATH:/usr/sbin:/sbin # where servers are; a user's path may lack them
 packages() {
     cat <<'LIST'
 build gcc             command cc
+build g++             command c++
 build libc6-dev       header  stdio.h
 build meson           command meson
 build ninja-build     command ninja

@@ -1,0 +1,258 @@
+/*
+ * In place of NVIDIA's cuda_runtime.h: what apply/cuda uses of CUDA C++ and of the runtime API, for
+ * a C++ compiler and the CPU. See tests/cuda/emulated.h. Names, values and meanings are CUDA's.
+ */
+#ifndef TESTS_CUDA_RUNTIME_H
+#define TESTS_CUDA_RUNTIME_H
+
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <functional>
+
+#define __global__
+#define __device__
+#define __host__
+#define __shared__      static
+#define __forceinline__ inline __attribute__((always_inline))
+#define __launch_bounds__(...)
+
+enum cudaError_t {
+    cudaSuccess = 0,
+    cudaErrorInvalidValue = 1,
+    cudaErrorMemoryAllocation = 2,
+    cudaErrorInitializationError = 3,
+    cudaErrorInvalidConfiguration = 9,
+    cudaErrorInvalidMemcpyDirection = 21,
+    cudaErrorInsufficientDriver = 35,
+    cudaErrorNoDevice = 100,
+    cudaErrorInvalidDevice = 101,
+    cudaErrorNoKernelImageForDevice = 209,
+    cudaErrorECCUncorrectable = 214,
+    cudaErrorInvalidResourceHandle = 400,
+    cudaErrorNotReady = 600,
+    cudaErrorIllegalAddress = 700,
+    cudaErrorLaunchOutOfResources = 701,
+    cudaErrorLaunchFailure = 719,
+    cudaErrorNotSupported = 801,
+    cudaErrorUnknown = 999,
+};
+
+enum cudaMemcpyKind {
+    cudaMemcpyHostToHost,
+    cudaMemcpyHostToDevice,
+    cudaMemcpyDeviceToHost,
+    cudaMemcpyDeviceToDevice,
+    cudaMemcpyDefault,
+};
+
+enum cudaMemoryType {
+    cudaMemoryTypeUnregistered,
+    cudaMemoryTypeHost,
+    cudaMemoryTypeDevice,
+    cudaMemoryTypeManaged,
+};
+
+struct cudaPointerAttributes {
+    enum cudaMemoryType type;
+    int device;
+    void *devicePointer, *hostPointer;
+};
+
+#define cudaHostAllocDefault       0u
+#define cudaHostAllocPortable      1u
+#define cudaHostAllocWriteCombined 4u
+#define cudaStreamDefault          0u
+#define cudaStreamNonBlocking      1u
+#define cudaEventDefault           0u
+#define cudaEventBlockingSync      1u
+#define cudaEventDisableTiming     2u
+
+struct uint3 {
+    unsigned x, y, z;
+};
+
+struct dim3 {
+    unsigned x, y, z;
+
+    dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_)
+    {
+    }
+};
+
+struct alignas(8) float2 {
+    float x, y;
+};
+
+struct alignas(16) float4 {
+    float x, y, z, w;
+};
+
+struct alignas(8) uint2 {
+    unsigned x, y;
+};
+
+struct alignas(16) uint4 {
+    unsigned x, y, z, w;
+};
+
+typedef struct CUstream_st *cudaStream_t;
+typedef struct CUevent_st *cudaEvent_t;
+
+struct cudaDeviceProp {
+    char name[256];
+    size_t totalGlobalMem, sharedMemPerBlock;
+    int regsPerBlock, warpSize, maxThreadsPerBlock, major, minor, multiProcessorCount;
+    int asyncEngineCount, unifiedAddressing, canMapHostMemory, concurrentKernels, ECCEnabled;
+    int integrated, memoryBusWidth, l2CacheSize, pciBusID, pciDeviceID, pciDomainID;
+};
+
+struct cudaLaunchAttribute {
+    int id;
+};
+
+struct cudaLaunchConfig_t {
+    dim3 gridDim, blockDim;
+    size_t dynamicSmemBytes;
+    cudaStream_t stream;
+    cudaLaunchAttribute *attrs;
+    unsigned numAttrs;
+};
+
+/* ---- Within a kernel ---- */
+
+extern uint3 threadIdx, blockIdx;
+extern dim3 blockDim, gridDim;
+const int warpSize = 32;
+
+void __syncthreads();
+int __syncthreads_or(int predicate);
+void __syncwarp(unsigned mask = 0xffffffffu);
+
+inline float __fmaf_rn(float a, float b, float c)
+{
+    return fmaf(a, b, c);
+}
+
+inline float __fmul_rn(float a, float b)
+{
+    return a * b;
+}
+
+inline float __fadd_rn(float a, float b)
+{
+    return a + b;
+}
+
+inline uint32_t __float_as_uint(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof(bits));
+    return bits;
+}
+
+inline float __uint_as_float(uint32_t bits)
+{
+    float value;
+    memcpy(&value, &bits, sizeof(value));
+    return value;
+}
+
+inline int __clz(int value)
+{
+    return value ? __builtin_clz((unsigned)value) : 32;
+}
+
+/* Memory of the calling thread's warp, which its threads may use between two __syncwarp(): what one
+   writes there all others see. For the twins of instructions that work across a warp. */
+void *emulated_warp_memory(size_t bytes);
+
+/* ---- On the host ---- */
+
+/* Queue a kernel. */
+cudaError_t emulated_launch(const cudaLaunchConfig_t *config, std::function<void()> thread_main);
+
+template <typename... Parameters, typename... Arguments>
+cudaError_t cudaLaunchKernelEx(
+    const cudaLaunchConfig_t *config, void (*kernel)(Parameters...), Arguments... arguments
+)
+{
+    return emulated_launch(config, [=]() { kernel(static_cast<Parameters>(arguments)...); });
+}
+
+extern "C" {
+const char *cudaGetErrorName(cudaError_t error);
+const char *cudaGetErrorString(cudaError_t error);
+cudaError_t cudaGetLastError(void);
+cudaError_t cudaPeekAtLastError(void);
+
+cudaError_t cudaGetDeviceCount(int *count);
+cudaError_t cudaGetDevice(int *device);
+cudaError_t cudaSetDevice(int device);
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int device);
+cudaError_t cudaDeviceSynchronize(void);
+cudaError_t cudaDriverGetVersion(int *version);
+cudaError_t cudaRuntimeGetVersion(int *version);
+cudaError_t cudaMemGetInfo(size_t *unused, size_t *total);
+
+cudaError_t cudaFree(void *pointer);
+cudaError_t cudaFreeHost(void *pointer);
+cudaError_t cudaHostRegister(void *pointer, size_t bytes, unsigned flags);
+cudaError_t cudaHostUnregister(void *pointer);
+cudaError_t cudaPointerGetAttributes(cudaPointerAttributes *attributes, const void *pointer);
+
+cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind kind);
+cudaError_t cudaMemcpyAsync(
+    void *to, const void *from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream = nullptr
+);
+cudaError_t cudaMemcpy2DAsync(
+    void *to,
+    size_t to_pitch,
+    const void *from,
+    size_t from_pitch,
+    size_t width,
+    size_t height,
+    cudaMemcpyKind kind,
+    cudaStream_t stream = nullptr
+);
+cudaError_t cudaMemset(void *to, int value, size_t bytes);
+cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t stream = nullptr);
+
+cudaError_t cudaStreamCreate(cudaStream_t *stream);
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags);
+cudaError_t cudaStreamDestroy(cudaStream_t stream);
+cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+cudaError_t cudaStreamQuery(cudaStream_t stream);
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags = 0);
+
+cudaError_t cudaEventCreate(cudaEvent_t *event);
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags);
+cudaError_t cudaEventDestroy(cudaEvent_t event);
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream = nullptr);
+cudaError_t cudaEventSynchronize(cudaEvent_t event);
+cudaError_t cudaEventQuery(cudaEvent_t event);
+cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t begin, cudaEvent_t end);
+}
+
+/* As in CUDA's header, for pointers of any type. */
+cudaError_t emulated_malloc(void **pointer, size_t bytes);
+cudaError_t emulated_malloc_host(const char *call, void **pointer, size_t bytes);
+
+template <typename T> cudaError_t cudaMalloc(T **pointer, size_t bytes)
+{
+    return emulated_malloc(reinterpret_cast<void **>(pointer), bytes);
+}
+
+template <typename T> cudaError_t cudaMallocHost(T **pointer, size_t bytes, unsigned = 0)
+{
+    return emulated_malloc_host("cudaMallocHost", reinterpret_cast<void **>(pointer), bytes);
+}
+
+template <typename T> cudaError_t cudaHostAlloc(T **pointer, size_t bytes, unsigned)
+{
+    return emulated_malloc_host("cudaHostAlloc", reinterpret_cast<void **>(pointer), bytes);
+}
+
+#endif
