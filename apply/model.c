@@ -86,6 +86,7 @@ static int shard_add(struct model *model, const char *file, uint64_t *budget)
         return error_set(E_NOMEM, "out of memory for a shard's name");
     if ((err = path_join(&shard->path, model->dir, file)) < 0 ||
         (err = file_open(&shard->fd, &shard->bytes, shard->path)) < 0 ||
+        (err = fd_stamp(&shard->stamp, shard->fd, shard->path)) < 0 ||
         (err = header_read(shard, budget)) < 0 || (err = interrupt_check()) < 0)
         return err;
     if (model->shard_count > open_max())
@@ -93,11 +94,21 @@ static int shard_add(struct model *model, const char *file, uint64_t *budget)
     return 0;
 }
 
+static int stamp_check(const struct shard *shard, int fd)
+{
+    struct file_stamp now;
+
+    int err = fd_stamp(&now, fd, shard->path);
+    if (err < 0 || file_stamps_equal(&now, &shard->stamp))
+        return err;
+    err = error_set(E_CONFLICT, "%s: changed while it was read", shard->path);
+    return error_hint(err, "run it again when nobody writes to the base model");
+}
+
 int model_shard_open(int *out_fd, int *owner, const struct model *model, size_t shard)
 {
     const struct shard *known = &model->shards[shard];
     AUTO_FD(fd);
-    AUTO_BUF(header);
     uint64_t bytes = 0;
     int err;
 
@@ -105,18 +116,33 @@ int model_shard_open(int *out_fd, int *owner, const struct model *model, size_t 
         *out_fd = known->fd;
         return 0;
     }
-    if ((err = file_open(&fd, &bytes, known->path)) < 0)
+    if ((err = file_open(&fd, &bytes, known->path)) < 0 || (err = stamp_check(known, fd)) < 0)
         return err;
-    if (bytes == known->bytes) {
-        if ((err = buf_resize(&header, known->header.len)) < 0 ||
-            (err = file_read_at(fd, header.data, header.len, 0, known->path)) < 0)
-            return err;
-    }
-    if (!bytes_equal(buf_bytes(&header), buf_bytes(&known->header)))
-        return error_set(E_IO, "%s: changed while it was read", known->path);
     *owner = *out_fd = fd;
     fd = -1;
     return 0;
+}
+
+int model_check_unchanged(const struct model *model)
+{
+    int err = 0;
+
+    for (size_t i = 0; err == 0 && i < model->shard_count; i++) {
+        AUTO_FD(owner);
+        int fd = -1;
+        if ((err = model_shard_open(&fd, &owner, model, i)) == 0)
+            err = stamp_check(&model->shards[i], fd);
+    }
+    return err;
+}
+
+int model_explain(int err, const struct model *model)
+{
+    if (err != E_IO)
+        return err;
+    error_keep();
+    int changed = model_check_unchanged(model);
+    return changed == E_CONFLICT ? changed : error_restore(err);
 }
 
 /* The tensors of all shards, by name */

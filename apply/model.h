@@ -16,6 +16,7 @@ struct shard {
     char *path; /* with the directory: for errors, and to open it again */
     int fd;     /* -1 where there are too many shards to keep all open */
     uint64_t bytes;
+    struct file_stamp stamp; /* when it was opened first */
     struct safetensors table;
     struct buf header; /* first 8 + N bytes, verbatim */
 };
@@ -62,8 +63,17 @@ void model_release(struct model *model);
 bool model_find(struct model_tensor *out, const struct model *model, const char *name);
 
 /* A descriptor of a shard's file: the one that is kept open, or a new one, which *owner (an
-   AUTO_FD) closes. E_IO where the file is not the one that model_open() read. */
+   AUTO_FD) closes. E_CONFLICT where the file is not the one that model_open() read. */
 MUST_CHECK int model_shard_open(int *out_fd, int *owner, const struct model *model, size_t shard);
+
+/* E_CONFLICT, naming the shard, where one was written to since model_open(): what was read of it
+   may be half of the one and half of the other. Asked after reading, before what was made counts. A
+   shard that another file took the place of was read from the one that was opened. */
+MUST_CHECK int model_check_unchanged(const struct model *model);
+
+/* What `err`, a failure to read the model, is after all: model_check_unchanged()'s where that is
+   the cause, as it is where a file ends too early. */
+MUST_CHECK int model_explain(int err, const struct model *model);
 
 /* The part of model_open() that reads config.json's text: tied_embeddings (which `has_lm_head`
    decides where it says nothing), layers, quantised. E_INVALID where it is no JSON object. */

@@ -403,8 +403,11 @@ int materialize_verify(
     __attribute__((cleanup(verify_release))) struct verify verify = {.stream = STREAM_EMPTY};
     int err;
 
-    if ((err = rewrites_init(&verify.rewrites, inputs, input_count, model)) < 0 ||
-        (err = verify_run(&verify, dir, options)) < 0)
+    if ((err = rewrites_init(&verify.rewrites, inputs, input_count, model)) < 0)
+        return err;
+    if ((err = verify_run(&verify, dir, options)) < 0)
+        return model_explain(err, model);
+    if ((err = model_check_unchanged(model)) < 0)
         return err;
     *first_difference = verify.difference;
     verify.difference = NULL;

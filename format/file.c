@@ -100,6 +100,33 @@ static size_t portion(uint64_t left)
     return left < PORTION ? (size_t)left : PORTION;
 }
 
+static int64_t nanoseconds(const struct timespec *time)
+{
+    return (int64_t)time->tv_sec * 1000000000 + time->tv_nsec;
+}
+
+int fd_stamp(struct file_stamp *out, int fd, const char *path)
+{
+    struct stat status;
+
+    if (fstat(fd, &status) != 0)
+        return file_error(path);
+    *out = (struct file_stamp){
+        .device = status.st_dev,
+        .inode = status.st_ino,
+        .bytes = (uint64_t)status.st_size,
+        .modified = nanoseconds(&status.st_mtim),
+        .changed = nanoseconds(&status.st_ctim),
+    };
+    return 0;
+}
+
+bool file_stamps_equal(const struct file_stamp *a, const struct file_stamp *b)
+{
+    return a->device == b->device && a->inode == b->inode && a->bytes == b->bytes &&
+           a->modified == b->modified && a->changed == b->changed;
+}
+
 int file_read_at(int fd, void *data, size_t len, uint64_t offset, const char *path)
 {
     int err = range_check(offset, len, path);
@@ -546,7 +573,7 @@ int path_stamp(int64_t *out, const char *path)
 
     if (stat(path, &status) != 0)
         return file_error(path);
-    *out = (int64_t)status.st_mtim.tv_sec * 1000000000 + status.st_mtim.tv_nsec;
+    *out = nanoseconds(&status.st_mtim);
     return 0;
 }
 

@@ -26,6 +26,15 @@ void file_claim_standard(void);
    never blocks on a FIFO. */
 MUST_CHECK int file_open(int *out_fd, uint64_t *out_bytes, const char *path);
 
+/* Which file it is, and when it was written to last. Nobody wrote to it between two looks that gave
+   the same (but within one tick of the file system's clock). */
+struct file_stamp {
+    uint64_t device, inode, bytes;
+    int64_t modified, changed; /* contents; contents, name or mode: nanoseconds since the epoch */
+};
+MUST_CHECK int fd_stamp(struct file_stamp *out, int fd, const char *path);
+bool file_stamps_equal(const struct file_stamp *a, const struct file_stamp *b);
+
 /* Exactly `len` bytes at `offset`, retried over EINTR; E_IO where the file is shorter. `path` words
  * the error. */
 MUST_CHECK int file_read_at(int fd, void *data, size_t len, uint64_t offset, const char *path);

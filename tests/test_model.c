@@ -411,10 +411,10 @@ static void test_a_shard_that_changed_since_is_refused(void **state)
     assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
     assert_int_equal(model.shards[19].fd, -1);
     weights("m/0019", "u19 F32 2"); /* of the same size */
-    assert_int_equal(model_shard_open(&fd, &owner, &model, 19), E_IO);
+    assert_int_equal(model_shard_open(&fd, &owner, &model, 19), E_CONFLICT);
     assert_non_null(strstr(error_message(), "m/0019: changed while it was read"));
     weights("m/0018", "t18 F32 3");
-    assert_int_equal(model_shard_open(&fd, &owner, &model, 18), E_IO);
+    assert_int_equal(model_shard_open(&fd, &owner, &model, 18), E_CONFLICT);
     assert_int_equal(unlink("m/0017"), 0);
     assert_int_equal(model_shard_open(&fd, &owner, &model, 17), E_NOTFOUND);
     assert_int_equal(fd, -1);
