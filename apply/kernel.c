@@ -7,9 +7,10 @@
  *   W [out, in]: left = B [rows, rank], right = diag(d) A [rank, cols], factor b by row
  *   W [in, out]: left = (diag(d) A)^T [rows, rank], right = B^T [rank, cols], factor b by column
  *
- * y lives in W itself where that is float32, else in a block of float32 that is widened before and
- * narrowed after. What no factor touches is not written. Each thread has rows and scratch of its
- * own.
+ * y lives in W itself; where W is 16-bit and several terms meet, in a block of float32 that is
+ * widened before and narrowed after. What no factor touches is not written. A block goes along its
+ * rows, so that W's lines are used whole: rows of W often lie a power of two apart, and many of
+ * them at once would share a few places of the caches. Each thread has rows and scratch of its own.
  */
 #include "apply/kernel.h"
 
@@ -25,6 +26,7 @@
 #define BLOCK_ROWS  ((size_t)192)
 #define BLOCK_COLS  ((size_t)512)
 #define BLOCK_DEPTH ((size_t)256)
+#define CACHE_LINE  ((size_t)64)
 
 /* Multiply-adds that are worth a thread: some hundred microseconds. */
 #define THREAD_WORK UINT64_C(8000000)
@@ -34,6 +36,7 @@ struct job {
     const struct kernel_level *level;
     uint8_t *weights;
     enum dtype dtype;
+    bool widened; /* 16-bit W of several terms: in float32 from the first to the last */
     bool transposed;
     size_t rows, cols; /* as stored; row 0 is where weights begins */
     size_t first_row;  /* of the whole matrix */
@@ -50,7 +53,7 @@ struct worker {
     size_t begin, end;
     float *left, *right; /* panels of one block */
     float *sums;    /* of the tiles of a block; of one tile where no rank is above BLOCK_DEPTH */
-    float *y;       /* 16-bit W: a block widened */
+    float *y;       /* a block widened, where the job is */
     bool sums_wait; /* `sums` holds a block */
     pthread_t thread;
     bool started;
@@ -60,8 +63,10 @@ struct worker {
 /* The part of the matrix at hand. */
 struct block {
     size_t row, col, rows, cols;
-    uint8_t *y; /* float32 bytes of its first element */
-    size_t y_stride;
+    uint8_t *y;      /* its first element: W itself, or W widened */
+    size_t y_stride; /* bytes */
+    size_t y_size;   /* of an element */
+    kernel_update *update;
 };
 
 static const struct kernel_level *level_chosen(void)
@@ -73,8 +78,12 @@ static const struct kernel_level *level_chosen(void)
     case CPU_AVX2:
         return &kernel_level_avx2;
     case CPU_SCALAR:
+    case CPU_NEON:
         break;
     }
+#elif defined(__aarch64__)
+    if (cpu_level() == CPU_NEON)
+        return &kernel_level_neon;
 #endif
     return &kernel_level_scalar;
 }
@@ -151,9 +160,24 @@ static void update_tile(
     size_t cols = min_size(level->cols, block->cols - col);
 
     for (size_t m = 0; m < rows; m++) {
-        uint8_t *y = block->y + (row + m) * block->y_stride + col * sizeof(float);
+        uint8_t *y = block->y + (row + m) * block->y_stride + col * block->y_size;
         const float *factor = factors + (job->transposed ? block->col + col : block->row + row + m);
-        level->update(y, sums + m * level->cols, factor, job->transposed, cols);
+        block->update(y, sums + m * level->cols, factor, job->transposed, cols);
+    }
+}
+
+/* Ask for a tile's part of W while its sums are made: the rows lie far apart, and the processor
+   does not guess them. */
+static void prefetch_tile(const struct job *job, const struct block *block, size_t row, size_t col)
+{
+    size_t rows = min_size(job->level->rows, block->rows - row);
+    size_t bytes = min_size(job->level->cols, block->cols - col) * block->y_size;
+
+    for (size_t m = 0; m < rows; m++) {
+        const uint8_t *y = block->y + (row + m) * block->y_stride + col * block->y_size;
+        for (size_t at = 0; at < bytes; at += CACHE_LINE)
+            __builtin_prefetch(y + at, 1, 2);
+        __builtin_prefetch(y + bytes - 1, 1, 2);
     }
 }
 
@@ -171,8 +195,10 @@ static void run_tiles(
     const struct kernel_level *level = job->level;
     float *sums = worker->sums;
 
-    for (size_t col = 0; col < block->cols; col += level->cols) {
-        for (size_t row = 0; row < block->rows; row += level->rows) {
+    for (size_t row = 0; row < block->rows; row += level->rows) {
+        for (size_t col = 0; col < block->cols; col += level->cols) {
+            if (last)
+                prefetch_tile(job, block, row, col);
             level->tile(
                 sums, worker->left + row * depth, worker->right + col * depth, depth, first
             );
@@ -248,21 +274,31 @@ static void block_narrow(const struct worker *worker, const struct block *block)
     }
 }
 
+static kernel_update *update_chosen(const struct kernel_level *level, enum dtype dtype)
+{
+    if (dtype == DTYPE_F32)
+        return level->update_f32;
+    return dtype == DTYPE_BF16 ? level->update_bf16 : level->update_f16;
+}
+
 static int run_block(struct worker *worker, struct block *block, bool packed)
 {
     const struct job *job = worker->job;
     size_t first = job->transposed ? block->col : block->row;
     size_t count = job->transposed ? block->cols : block->rows;
-    bool widened = job->dtype != DTYPE_F32;
     int err;
 
-    if (widened) {
+    if (job->widened) {
         block_widen(worker, block);
         block->y = (uint8_t *)worker->y;
         block->y_stride = BLOCK_COLS * sizeof(float);
+        block->y_size = sizeof(float);
+        block->update = job->level->update_f32;
     } else {
-        block->y = job->weights + sizeof(float) * (block->row * job->cols + block->col);
-        block->y_stride = job->cols * sizeof(float);
+        block->y_size = dtype_bits(job->dtype) / 8;
+        block->y = job->weights + block->y_size * (block->row * job->cols + block->col);
+        block->y_stride = job->cols * block->y_size;
+        block->update = update_chosen(job->level, job->dtype);
     }
     for (size_t s = 0; s < job->term_count; s++) {
         if (!any_factor(job->factors + s * job->factor_count + first, count))
@@ -270,7 +306,7 @@ static int run_block(struct worker *worker, struct block *block, bool packed)
         if ((err = run_term(worker, block, s, packed)) < 0)
             return err;
     }
-    if (widened)
+    if (job->widened)
         block_narrow(worker, block);
     return 0;
 }
@@ -286,7 +322,12 @@ static int run_rows(struct worker *worker)
         size_t cols = min_size(BLOCK_COLS, job->cols - col);
         bool packed = false;
         for (size_t row = worker->begin; row < worker->end; row += BLOCK_ROWS) {
-            struct block block = {row, col, min_size(BLOCK_ROWS, worker->end - row), cols, NULL, 0};
+            struct block block = {
+                .row = row,
+                .col = col,
+                .rows = min_size(BLOCK_ROWS, worker->end - row),
+                .cols = cols,
+            };
             size_t count = job->transposed ? cols : block.rows;
             if (!any_touched(job->touched + (job->transposed ? col : row), count))
                 continue;
@@ -318,7 +359,7 @@ static size_t scratch_layout(struct worker *worker, float *at, uint64_t rank_max
     size_t depth = rank_max < BLOCK_DEPTH ? (size_t)rank_max : BLOCK_DEPTH;
     size_t left = round_up(rows * depth, line), right = round_up(cols * depth, line);
     size_t sums = rank_max > BLOCK_DEPTH ? round_up(rows * cols, line) : KERNEL_TILE_MAX;
-    size_t y = job->dtype == DTYPE_F32 ? 0 : rows * BLOCK_COLS;
+    size_t y = job->widened ? rows * BLOCK_COLS : 0;
 
     if (at) {
         worker->left = at;
@@ -432,6 +473,7 @@ int kernel_merge(
         .level = level_chosen(),
         .weights = weights,
         .dtype = dtype,
+        .widened = dtype != DTYPE_F32 && term_count > 1,
         .transposed = transposed,
         .rows = (size_t)(row_end - row_begin),
         .cols = (size_t)(transposed ? out : in),

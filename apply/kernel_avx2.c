@@ -63,25 +63,72 @@ static void tile(float *acc, const float *left, const float *right, size_t depth
     }
 }
 
-static inline void update_lanes(uint8_t *y, __m256 acc, __m256 factor)
+enum kind { KIND_F32, KIND_BF16, KIND_F16 };
+
+static inline __m256 lanes_load(const uint8_t *y, enum kind kind)
+{
+    if (kind == KIND_F32)
+        return _mm256_castsi256_ps(_mm256_loadu_si256((const void *)y));
+    __m128i halves = _mm_loadu_si128((const void *)y);
+    if (kind == KIND_F16)
+        return _mm256_cvtph_ps(halves);
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
+}
+
+/* 8 x 32 bits to 8 x 16, saturating. */
+static inline __m128i lanes_halve(__m256i wide, bool is_signed)
+{
+    __m128i low = _mm256_castsi256_si128(wide), high = _mm256_extracti128_si256(wide, 1);
+
+    return is_signed ? _mm_packs_epi32(low, high) : _mm_packus_epi32(low, high);
+}
+
+/* To nearest even, in integers: a NaN of 0x7fc00000 becomes 0x7fc0. */
+static inline __m128i bf16_lanes(__m256 value)
+{
+    __m256i bits = _mm256_castps_si256(value);
+    __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+
+    bits = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    return lanes_halve(_mm256_srli_epi32(bits, 16), false);
+}
+
+/* Lanes where `keep` is set stay as they are. */
+static inline void lanes_store(uint8_t *y, __m256 value, __m256 keep, enum kind kind)
+{
+    if (kind == KIND_F32) {
+        __m256 before = lanes_load(y, kind);
+        value = _mm256_blendv_ps(value, before, keep);
+        _mm256_storeu_si256((void *)y, _mm256_castps_si256(value));
+        return;
+    }
+    __m128i before = _mm_loadu_si128((const void *)y);
+    __m128i after = kind == KIND_BF16 ? bf16_lanes(value)
+                                      : _mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT);
+    __m128i mask = lanes_halve(_mm256_castps_si256(keep), true);
+    _mm_storeu_si128((void *)y, _mm_blendv_epi8(after, before, mask));
+}
+
+static inline void update_lanes(uint8_t *y, __m256 acc, __m256 factor, enum kind kind)
 {
     const __m256 nan = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fc00000));
-    __m256 before = _mm256_castsi256_ps(_mm256_loadu_si256((const void *)y));
-    __m256 value = _mm256_fmadd_ps(factor, acc, before);
+    __m256 value = _mm256_fmadd_ps(factor, acc, lanes_load(y, kind));
     __m256 bad = _mm256_cmp_ps(value, value, _CMP_UNORD_Q);
     __m256 keep = _mm256_cmp_ps(factor, _mm256_setzero_ps(), _CMP_EQ_OQ);
 
-    value = _mm256_blendv_ps(_mm256_blendv_ps(value, nan, bad), before, keep);
-    _mm256_storeu_si256((void *)y, _mm256_castps_si256(value));
+    lanes_store(y, _mm256_blendv_ps(value, nan, bad), keep, kind);
 }
 
-static void update(uint8_t *y, const float *acc, const float *scale, bool per_column, size_t count)
+static inline __attribute__((always_inline)) void update(
+    uint8_t *y, const float *acc, const float *scale, bool per_column, size_t count, enum kind kind
+)
 {
+    const size_t size = kind == KIND_F32 ? 4 : 2;
     size_t n = 0;
 
     for (; n + LANES <= count; n += LANES) {
         __m256 factor = per_column ? _mm256_loadu_ps(scale + n) : _mm256_set1_ps(*scale);
-        update_lanes(y + 4 * n, _mm256_loadu_ps(acc + n), factor);
+        update_lanes(y + size * n, _mm256_loadu_ps(acc + n), factor, kind);
     }
     if (n < count) {
         /* Lanes beyond the end have the factor 0 and stay here. */
@@ -91,12 +138,30 @@ static void update(uint8_t *y, const float *acc, const float *scale, bool per_co
         for (size_t i = 0; i < left; i++)
             factors[i] = scale[per_column ? n + i : 0];
         memcpy(sums, acc + n, left * sizeof(*sums));
-        memcpy(bytes, y + 4 * n, 4 * left);
-        update_lanes(bytes, _mm256_loadu_ps(sums), _mm256_loadu_ps(factors));
-        memcpy(y + 4 * n, bytes, 4 * left);
+        memcpy(bytes, y + size * n, size * left);
+        update_lanes(bytes, _mm256_loadu_ps(sums), _mm256_loadu_ps(factors), kind);
+        memcpy(y + size * n, bytes, size * left);
     }
 }
 
+static void
+update_f32(uint8_t *y, const float *acc, const float *scale, bool per_column, size_t count)
+{
+    update(y, acc, scale, per_column, count, KIND_F32);
+}
+
+static void
+update_bf16(uint8_t *y, const float *acc, const float *scale, bool per_column, size_t count)
+{
+    update(y, acc, scale, per_column, count, KIND_BF16);
+}
+
+static void
+update_f16(uint8_t *y, const float *acc, const float *scale, bool per_column, size_t count)
+{
+    update(y, acc, scale, per_column, count, KIND_F16);
+}
+
 const struct kernel_level kernel_level_avx2 = {
-    ROWS, COLS, pack_scaled, pack_transposed, tile, update,
+    ROWS, COLS, pack_scaled, pack_transposed, tile, update_f32, update_bf16, update_f16,
 };

@@ -62,8 +62,41 @@ static void tile(float *acc, const float *left, const float *right, size_t depth
     }
 }
 
-static void update(uint8_t *y, const float *acc, const float *scale, bool per_column, size_t count)
+enum kind { KIND_F32, KIND_BF16, KIND_F16 };
+
+static inline __m512 lanes_load(const uint8_t *y, __mmask16 lanes, enum kind kind)
 {
+    if (kind == KIND_F32)
+        return _mm512_castsi512_ps(_mm512_maskz_loadu_epi32(lanes, y));
+    __m256i halves = _mm256_maskz_loadu_epi16(lanes, y);
+    if (kind == KIND_F16)
+        return _mm512_cvtph_ps(halves);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+}
+
+/* bf16: to nearest even, in integers, so that subnormals are kept; a NaN of 0x7fc00000 becomes
+   0x7fc0. */
+static inline void lanes_store(uint8_t *y, __mmask16 lanes, __m512i bits, enum kind kind)
+{
+    if (kind == KIND_F32) {
+        _mm512_mask_storeu_epi32(y, lanes, bits);
+        return;
+    }
+    if (kind == KIND_F16) {
+        __m256i halves = _mm512_cvtps_ph(_mm512_castsi512_ps(bits), _MM_FROUND_TO_NEAREST_INT);
+        _mm256_mask_storeu_epi16(y, lanes, halves);
+        return;
+    }
+    __m512i odd = _mm512_and_epi32(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    bits = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    _mm256_mask_storeu_epi16(y, lanes, _mm512_cvtepi32_epi16(_mm512_srli_epi32(bits, 16)));
+}
+
+static inline __attribute__((always_inline)) void update(
+    uint8_t *y, const float *acc, const float *scale, bool per_column, size_t count, enum kind kind
+)
+{
+    const size_t size = kind == KIND_F32 ? 4 : 2;
     const __m512 zero = _mm512_setzero_ps();
     const __m512i nan = _mm512_set1_epi32(0x7fc00000);
 
@@ -74,14 +107,32 @@ static void update(uint8_t *y, const float *acc, const float *scale, bool per_co
                                    : _mm512_set1_ps(*scale);
         /* Lanes whose factor is +-0 are not written. */
         lanes = _mm512_mask_cmp_ps_mask(lanes, factor, zero, _CMP_NEQ_UQ);
-        __m512 value = _mm512_castsi512_ps(_mm512_maskz_loadu_epi32(lanes, y + 4 * n));
+        __m512 value = lanes_load(y + size * n, lanes, kind);
         value = _mm512_fmadd_ps(factor, _mm512_maskz_loadu_ps(lanes, acc + n), value);
         __mmask16 bad = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
         __m512i bits = _mm512_mask_mov_epi32(_mm512_castps_si512(value), bad, nan);
-        _mm512_mask_storeu_epi32(y + 4 * n, lanes, bits);
+        lanes_store(y + size * n, lanes, bits, kind);
     }
 }
 
+static void
+update_f32(uint8_t *y, const float *acc, const float *scale, bool per_column, size_t count)
+{
+    update(y, acc, scale, per_column, count, KIND_F32);
+}
+
+static void
+update_bf16(uint8_t *y, const float *acc, const float *scale, bool per_column, size_t count)
+{
+    update(y, acc, scale, per_column, count, KIND_BF16);
+}
+
+static void
+update_f16(uint8_t *y, const float *acc, const float *scale, bool per_column, size_t count)
+{
+    update(y, acc, scale, per_column, count, KIND_F16);
+}
+
 const struct kernel_level kernel_level_avx512 = {
-    ROWS, COLS, pack_scaled, pack_transposed, tile, update,
+    ROWS, COLS, pack_scaled, pack_transposed, tile, update_f32, update_bf16, update_f16,
 };

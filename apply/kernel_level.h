@@ -13,7 +13,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "format/dtype.h"
+
 #define KERNEL_TILE_MAX 512 /* rows * cols of the largest tile */
+
+typedef void
+kernel_update(uint8_t *y, const float *acc, const float *scale, bool per_column, size_t count);
 
 struct kernel_level {
     unsigned rows, cols;
@@ -36,15 +41,17 @@ struct kernel_level {
        acc: [rows, cols], contiguous. */
     void (*tile)(float *acc, const float *left, const float *right, size_t depth, bool first);
 
-    /* y[n] = fma(scale[n], acc[n], y[n]), NaN as 0x7fc00000; where scale[n] is +-0, y[n] keeps its
-       bits. n < count <= cols. y: float32 bytes, at any address. `scale`: [count], or, if not
-       `per_column`, one number for all. */
-    void (*update)(uint8_t *y, const float *acc, const float *scale, bool per_column, size_t count);
+    /* y[n] = fma(scale[n], acc[n], y[n]), rounded to y's type, a NaN as that type's one pattern;
+       where scale[n] is +-0, y[n] keeps its bits. n < count <= cols. y: at any address. `scale`:
+       [count], or, if not `per_column`, one number for all. */
+    kernel_update *update_f32, *update_bf16, *update_f16;
 };
 
 extern const struct kernel_level kernel_level_scalar;
 #if defined(__x86_64__)
 extern const struct kernel_level kernel_level_avx2, kernel_level_avx512;
+#elif defined(__aarch64__)
+extern const struct kernel_level kernel_level_neon;
 #endif
 
 #endif

@@ -46,7 +46,8 @@ static void tile(float *acc, const float *left, const float *right, size_t depth
     memcpy(acc, sum, sizeof(sum));
 }
 
-static void update(uint8_t *y, const float *acc, const float *scale, bool per_column, size_t count)
+static void
+update_f32(uint8_t *y, const float *acc, const float *scale, bool per_column, size_t count)
 {
     const uint32_t nan = 0x7fc00000;
 
@@ -62,6 +63,40 @@ static void update(uint8_t *y, const float *acc, const float *scale, bool per_co
     }
 }
 
+/* Widened, and rounded by format/dtype.h, which writes every NaN alike. */
+static inline void update_16(
+    uint8_t *y,
+    const float *acc,
+    const float *scale,
+    bool per_column,
+    size_t count,
+    float (*widen)(uint16_t),
+    uint16_t (*narrow)(float)
+)
+{
+    for (size_t n = 0; n < count; n++) {
+        float factor = scale[per_column ? n : 0];
+        uint16_t bits;
+        if (factor == 0)
+            continue;
+        memcpy(&bits, y + 2 * n, sizeof(bits));
+        bits = narrow(fmaf(factor, acc[n], widen(bits)));
+        memcpy(y + 2 * n, &bits, sizeof(bits));
+    }
+}
+
+static void
+update_bf16(uint8_t *y, const float *acc, const float *scale, bool per_column, size_t count)
+{
+    update_16(y, acc, scale, per_column, count, bf16_to_float, bf16_from_float);
+}
+
+static void
+update_f16(uint8_t *y, const float *acc, const float *scale, bool per_column, size_t count)
+{
+    update_16(y, acc, scale, per_column, count, f16_to_float, f16_from_float);
+}
+
 const struct kernel_level kernel_level_scalar = {
-    ROWS, COLS, pack_scaled, pack_transposed, tile, update,
+    ROWS, COLS, pack_scaled, pack_transposed, tile, update_f32, update_bf16, update_f16,
 };

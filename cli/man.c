@@ -95,6 +95,7 @@ static const char chapters_after[] =
     ".TP\n"
     ".B VERA_CPU\n"
     ".BR scalar ,\n"
+    ".BR neon ,\n"
     ".B avx2\n"
     "or\n"
     ".BR avx512 :\n"

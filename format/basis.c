@@ -21,6 +21,7 @@ static const struct basis_kernel *kernel_chosen(void)
     case CPU_AVX2:
         return &basis_kernel_avx2;
     case CPU_SCALAR:
+    case CPU_NEON:
         break;
     }
 #endif

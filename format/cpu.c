@@ -5,41 +5,60 @@
 #include <string.h>
 
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <xmmintrin.h>
 #elif !defined(__aarch64__)
 #include <fenv.h>
 #endif
 
-static const char *const names[] = {"scalar", "avx2", "avx512"};
+static const char *const names[] = {"scalar", "neon", "avx2", "avx512"};
 
 /* The level in use; -1 until it is first asked for. */
 static atomic_int current = -1;
+
+#if defined(__x86_64__)
+/* The compilers' own question does not know it everywhere. */
+static bool has_f16c(void)
+{
+    unsigned a, b, c, d;
+
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
 
 enum cpu_level cpu_level_machine(void)
 {
 #if defined(__x86_64__)
     /* These ask for the system's support of the registers too. */
     __builtin_cpu_init();
-    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma"))
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !has_f16c())
         return CPU_SCALAR;
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
         return CPU_AVX512;
     return CPU_AVX2;
+#elif defined(__aarch64__)
+    return CPU_NEON;
 #else
     return CPU_SCALAR;
 #endif
 }
 
-enum cpu_level cpu_level_wanted(const char *name)
+bool cpu_level_is_here(enum cpu_level level)
 {
     enum cpu_level machine = cpu_level_machine();
 
-    for (int level = CPU_SCALAR; name && level < (int)machine; level++) {
-        if (strcmp(name, names[level]) == 0)
+    return level == CPU_SCALAR ||
+           (level <= machine && (level == CPU_NEON) == (machine == CPU_NEON));
+}
+
+enum cpu_level cpu_level_wanted(const char *name)
+{
+    for (int level = CPU_SCALAR; name && level <= CPU_AVX512; level++) {
+        if (strcmp(name, names[level]) == 0 && cpu_level_is_here((enum cpu_level)level))
             return (enum cpu_level)level;
     }
-    return machine;
+    return cpu_level_machine();
 }
 
 enum cpu_level cpu_level(void)
@@ -55,9 +74,9 @@ enum cpu_level cpu_level(void)
 
 void cpu_level_set(enum cpu_level level)
 {
-    enum cpu_level machine = cpu_level_machine();
-
-    atomic_store_explicit(&current, (int)(level < machine ? level : machine), memory_order_relaxed);
+    while (!cpu_level_is_here(level))
+        level--;
+    atomic_store_explicit(&current, (int)level, memory_order_relaxed);
 }
 
 const char *cpu_level_name(enum cpu_level level)

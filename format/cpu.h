@@ -2,18 +2,20 @@
  * What this machine's processor can run, and the floating-point state that exact results need.
  *
  * Vector code is compiled in files of its own with the compiler's flags for it and entered only
- * where cpu_level() allows, so one program runs on every machine. VERA_CPU=scalar|avx2|avx512 in
- * the environment asks for less than the machine has; any other value is ignored. Every level gives
- * the same bits.
+ * where cpu_level() allows, so one program runs on every machine. VERA_CPU=scalar|neon|avx2|avx512
+ * in the environment asks for less than the machine has; any other value is ignored. Every level
+ * gives the same bits.
  */
 #ifndef FORMAT_CPU_H
 #define FORMAT_CPU_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 enum cpu_level {
     CPU_SCALAR,
-    CPU_AVX2,   /* with FMA */
+    CPU_NEON,   /* every arm64 */
+    CPU_AVX2,   /* with FMA and F16C */
     CPU_AVX512, /* F, BW, DQ and VL */
 };
 
@@ -23,15 +25,17 @@ enum cpu_level cpu_level(void);
 /* The best that processor and system support. */
 enum cpu_level cpu_level_machine(void);
 
-/* The lower of cpu_level_machine() and the level of that name; NULL or an unknown name asks for
-   nothing. */
+/* Is it one of this machine's levels? No machine has all of them. */
+bool cpu_level_is_here(enum cpu_level level);
+
+/* The level of that name; cpu_level_machine() for NULL and names of no level that is here. */
 enum cpu_level cpu_level_wanted(const char *name);
 
-/* Make cpu_level() answer the lower of `level` and cpu_level_machine() from now on. For tests and
+/* Make cpu_level() answer `level` from now on, or the next lower one that is here. For tests and
    benchmarks that compare levels. */
 void cpu_level_set(enum cpu_level level);
 
-/* "scalar", "avx2" or "avx512". */
+/* "scalar", "neon", "avx2" or "avx512". */
 const char *cpu_level_name(enum cpu_level level);
 
 /* The floating-point control state of a thread, as the machine keeps it. */

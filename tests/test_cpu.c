@@ -21,12 +21,24 @@ static void test_a_name_lowers_the_level_and_never_raises_it(void **state)
     enum cpu_level machine = cpu_level_machine();
 
     (void)state;
-    for (int level = CPU_SCALAR; level <= CPU_AVX512; level++) {
-        enum cpu_level got = cpu_level_wanted(cpu_level_name((enum cpu_level)level));
-        assert_int_equal(got, level < (int)machine ? level : (int)machine);
-        cpu_level_set((enum cpu_level)level);
-        assert_int_equal(cpu_level(), got);
+    for (int i = CPU_SCALAR; i <= CPU_AVX512; i++) {
+        enum cpu_level level = (enum cpu_level)i;
+        enum cpu_level got = cpu_level_wanted(cpu_level_name(level));
+        assert_int_equal(got, cpu_level_is_here(level) ? level : machine);
+        cpu_level_set(level);
+        assert_true(cpu_level_is_here(cpu_level()));
+        assert_true(cpu_level() <= level);
     }
+    cpu_level_set(machine);
+    assert_int_equal(cpu_level(), machine);
+    assert_true(cpu_level_is_here(machine));
+}
+
+static void test_no_machine_has_the_levels_of_two_kinds(void **state)
+{
+    (void)state;
+    assert_true(cpu_level_is_here(CPU_SCALAR));
+    assert_false(cpu_level_is_here(CPU_NEON) && cpu_level_is_here(CPU_AVX2));
 }
 
 static void test_an_unknown_name_is_ignored(void **state)
@@ -93,6 +105,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_name_lowers_the_level_and_never_raises_it),
+        cmocka_unit_test(test_no_machine_has_the_levels_of_two_kinds),
         cmocka_unit_test(test_an_unknown_name_is_ignored),
         cmocka_unit_test(test_exact_state_rounds_to_nearest_and_gives_back_the_callers),
 #if defined(__x86_64__)

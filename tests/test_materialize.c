@@ -124,10 +124,10 @@ static void exact_case(const char *name)
 
 static void test_every_targeted_tensor_has_the_exact_bits_on_every_processor(void **state)
 {
-    static const enum cpu_level levels[] = {CPU_SCALAR, CPU_AVX2, CPU_AVX512};
+    static const enum cpu_level levels[] = {CPU_SCALAR, CPU_NEON, CPU_AVX2, CPU_AVX512};
 
     (void)state;
-    for (size_t l = 0; l < 3; l++) {
+    for (size_t l = 0; l < 4; l++) {
         cpu_level_set(levels[l]);
         for (size_t i = 0; i < EXACT_COUNT; i++)
             exact_case(exact_adapters[i]);
@@ -633,7 +633,7 @@ static void write_large(enum dtype dtype)
 static void test_threads_and_processors_do_not_change_a_bit(void **state)
 {
     static const enum dtype dtypes[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F16};
-    static const enum cpu_level levels[] = {CPU_SCALAR, CPU_AVX2, CPU_AVX512};
+    static const enum cpu_level levels[] = {CPU_SCALAR, CPU_NEON, CPU_AVX2, CPU_AVX512};
 
     (void)state;
     for (size_t t = 0; t < 3; t++) {
@@ -643,7 +643,7 @@ static void test_threads_and_processors_do_not_change_a_bit(void **state)
         write_large(dtypes[t]);
         assert_int_equal(model_open(&base, "large"), 0);
         subject_open(&subject, "adapter", NULL);
-        for (unsigned run = 0; run < 6; run++) {
+        for (unsigned run = 0; run < 8; run++) {
             const struct apply_options options = {.threads = 1 + run % 2};
             AUTO_APPLY_RESULT(result);
             AUTO_BUF(written);

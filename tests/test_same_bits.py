@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Predictions, tokens, raw bits and range coder give the same bytes, however and for whatever machine they
-are built: a frame made on one must be read on all. Builds tests/same_bits.c with each compiler, without and
-with optimisation, and for arm64 (run by qemu) where its compiler is installed: sh docs/install.sh arm64.
-What is not tried, since a tool is missing, is said.
+are built: a frame made on one must be read on all. So do merged weights. Builds tests/same_bits.c and
+tests/same_bits_kernel.c with each compiler, without and with optimisation, and for arm64 (run by qemu) where
+its compiler is installed: sh docs/install.sh arm64. What is not tried, since a tool is missing, is said.
 """
 import hashlib
 import json
@@ -17,6 +17,9 @@ from pathlib import Path
 TESTS = Path(__file__).resolve().parent
 SOURCES = [TESTS / "same_bits.c", *(TESTS.parent / "format" / f"{name}.c" for name in (
     "buf", "cpu", "delta_range", "delta_tokens", "dtype", "error", "predict", "range_coder"))]
+KERNEL = [TESTS / "same_bits_kernel.c",
+          *(TESTS.parent / "format" / f"{name}.c" for name in ("buf", "cpu", "dtype", "error", "interrupt")),
+          *(TESTS.parent / "apply" / f"{name}.c" for name in ("kernel", "kernel_scalar"))]
 FLAGS = ["-std=c17", "-D_XOPEN_SOURCE=700", "-ffp-contract=off", f"-I{TESTS.parent}"]
 CHECKPOINTS = [TESTS / f"fixtures/adapter/minilm/step-{step}/adapter_model.safetensors"
                for step in ("010", "020", "030")]
@@ -58,6 +61,30 @@ class SameBits(unittest.TestCase):
         program = self.where / "same_bits"
         subprocess.run([compiler, *FLAGS, *flags, "-o", program, *SOURCES, "-lm"], check=True)
         self.compare(*run, program)
+
+    def merged(self, *command, level):
+        """SHA-256 of the merged weights of one level of vector code, which the program must have."""
+        out = subprocess.run([*command, level], stdout=subprocess.PIPE, check=True).stdout
+        self.assertGreater(len(out), 100000)
+        return hashlib.sha256(out).hexdigest()
+
+    def merge_for_arm64(self, *flags):
+        for tool in ("aarch64-linux-gnu-gcc", "qemu-aarch64"):
+            if not shutil.which(tool):
+                print(f"{self.id()}: not tried here, {tool} is missing", file=sys.stderr)
+                return
+        program = self.where / "same_bits_kernel"
+        subprocess.run(["aarch64-linux-gnu-gcc", *FLAGS, *flags, "-static", "-o", program, *KERNEL,
+                        TESTS.parent / "apply/kernel_neon.c", "-lm", "-pthread"], check=True)
+        wanted = self.merged(os.environ["SAME_BITS_KERNEL"], level="scalar")
+        self.assertEqual(self.merged("qemu-aarch64", program, level="scalar"), wanted)
+        self.assertEqual(self.merged("qemu-aarch64", program, level="neon"), wanted)
+
+    def test_weights_merged_on_arm64_without_optimisation(self):
+        self.merge_for_arm64("-O0")
+
+    def test_weights_merged_on_arm64_with_optimisation(self):
+        self.merge_for_arm64("-O3")
 
     def test_this_build(self):
         self.compare(os.environ["SAME_BITS"])

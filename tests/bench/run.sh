@@ -4,8 +4,8 @@ set -eu
 
 usage() {
     cat <<'USAGE'
-Usage: sh tests/bench/run.sh [--quick] [basis] [frames] [commit] [apply] [algebra] [diff] [pull] [scale]
-                              [check]
+Usage: sh tests/bench/run.sh [--quick] [basis] [frames] [commit] [kernel] [apply] [algebra] [diff] [pull]
+                              [scale] [check]
 
   --quick   3 runs of each instead of 11: to see that it works, not to quote
 
@@ -13,6 +13,7 @@ Usage: sh tests/bench/run.sh [--quick] [basis] [frames] [commit] [apply] [algebr
   frames    what a checkpoint costs in bits a value, beside XOR and zstd; encoding and decoding
   commit    commit and export against git, and against git-lfs
   large     commit and export of a payload of 33 MB
+  kernel    the exact kernel beside the most multiply-adds that a core can do
   apply     vera apply against PEFT: load, merge_and_unload, save
   algebra   norms, spectra and merges of adapters of MiniLM's and of Llama-3-8B's size
   diff      vera diff and show --spectrum of the same sizes: whole processes, their memory
@@ -33,12 +34,12 @@ while [ $# -gt 0 ]; do
     case $1 in
     --quick) runs=3 ;;
     -h | --help) usage && exit 0 ;;
-    basis | frames | commit | large | apply | algebra | diff | pull | scale | check) benches="${benches:-} $1" ;;
+    basis | frames | commit | large | kernel | apply | algebra | diff | pull | scale | check) benches="${benches:-} $1" ;;
     *) usage >&2 && exit 2 ;;
     esac
     shift
 done
-benches=${benches:-basis frames commit large apply algebra diff pull}
+benches=${benches:-basis frames commit large kernel apply algebra diff pull}
 
 wanted() {
     case " $benches " in *" $1 "*) true ;; *) false ;; esac
@@ -52,7 +53,7 @@ sh "$top/docs/install.sh" build
 build=$top/build-bench
 [ -f "$build/build.ninja" ] || meson setup "$build" "$top" >&2
 ninja -C "$build" cli/vera tests/bench/bench_machine tests/bench/bench_frames \
-    tests/bench/bench_algebra >&2
+    tests/bench/bench_algebra tests/bench/bench_kernel >&2
 
 # The caller's settings must not reach what is measured.
 unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_OBJECT_DIRECTORY VERA_REPO VERA_CPU VERA_TOKEN VERA_RETRIES
@@ -75,7 +76,7 @@ export BENCH_BUILD="$build" BENCH_RUNS="$runs"
 [ "$benches" = " check" ] || "$python" "$here/common.py"
 for bench in $benches; do
     case $bench in
-    algebra) "$build/tests/bench/bench_algebra" ;;
+    algebra | kernel) "$build/tests/bench/bench_$bench" ;;
     check) "$python" "$here/check_minilm.py" ;;
     *) "$python" "$here/bench_$bench.py" ;;
     esac
