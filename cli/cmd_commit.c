@@ -9,15 +9,17 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "apply/plan.h"
 #include "cli/describe.h"
+#include "format/bundle.h"
 #include "format/file.h"
 
 struct commit_arguments {
     const char *message, *branch, *base, *author;
     struct cli_list metrics;
-    bool all, if_changed, allow_empty;
+    bool all, if_changed, allow_empty, is_stdin;
 };
 
 /* Metrics: trailers "Metric-K: V" */
@@ -103,6 +105,18 @@ static int metrics_parse(struct metrics *metrics, const struct cli_list *list)
     return err;
 }
 
+#define STDIN_NAME "standard input"
+
+static bool reads_bundle(const struct cli *cli)
+{
+    return cli->operand_count == 0 || strcmp(cli->operands[0], "-") == 0;
+}
+
+static const char *source_name(const struct cli *cli)
+{
+    return reads_bundle(cli) ? STDIN_NAME : cli->operands[0];
+}
+
 /* The base model's facts; nothing where the directory holds no adapter, which encoding will say. */
 static int base_describe(
     struct base_facts *out, struct cli *cli, const struct adapter_files *files, const char *base
@@ -118,13 +132,30 @@ static int base_describe(
         return 0;
     struct bytes bytes = buf_bytes(&file->data);
     if ((err = adapter_decode(&adapter, buf_bytes(&config->data), bytes, bytes.len)))
-        return error_wrap(err, "%s", cli->operands[0]);
+        return error_wrap(err, "%s", source_name(cli));
     if ((err = model_open(&model, base)))
         return err;
     return model_describe(out, &model, &adapter, cli->progress);
 }
 
-/* The directory taken apart. */
+/* The bundle as it is, after all its files were put together and compared; its files too. */
+static int bundle_take(struct snapshot *out, struct adapter_files *files)
+{
+    AUTO_SNAPSHOT(snapshot);
+    AUTO_BUF(bundle);
+    int err;
+
+    if ((err = bundle_read(&bundle, STDIN_FILENO, &bundle_room_any, STDIN_NAME)))
+        return err;
+    if ((err = bundle_decode(&snapshot, buf_bytes(&bundle), &bundle_room_any)) ||
+        (err = snapshot_restore(files, &snapshot)))
+        return error_wrap(err, "%s", STDIN_NAME);
+    *out = snapshot;
+    snapshot = (struct snapshot){0};
+    return 0;
+}
+
+/* The directory taken apart; a bundle is that already, but for another base model's facts. */
 static int commit_read(
     struct snapshot *out,
     struct adapter_files *files,
@@ -132,16 +163,23 @@ static int commit_read(
     const struct commit_arguments *arguments
 )
 {
-    const char *dir = cli->operands[0];
+    AUTO_SNAPSHOT(sent);
     AUTO_BASE_FACTS(base);
-    int err = adapter_files_read(files, dir, arguments->all, cli->progress);
+    int err = reads_bundle(cli)
+                  ? bundle_take(&sent, files)
+                  : adapter_files_read(files, cli->operands[0], arguments->all, cli->progress);
 
     if (err)
         return err;
     if (arguments->base && (err = base_describe(&base, cli, files, arguments->base)))
         return err;
+    if (reads_bundle(cli) && !arguments->base) {
+        *out = sent;
+        sent = (struct snapshot){0};
+        return 0;
+    }
     err = snapshot_encode(out, files, arguments->base ? &base : NULL);
-    return err ? error_wrap(err, "%s", dir) : 0;
+    return err ? error_wrap(err, "%s", source_name(cli)) : 0;
 }
 
 /* What is printed */
@@ -296,8 +334,12 @@ static int commit_run(struct cli *cli, const void *arguments_of)
     AUTO_METRICS(metrics);
     int err;
 
-    if (strcmp(cli->operands[0], "-") == 0)
-        return cli_usage_error("commit reads a directory, not standard input");
+    if (arguments->is_stdin && cli->operand_count && !reads_bundle(cli))
+        return cli_usage_error("--stdin and a directory exclude each other");
+    if (!arguments->is_stdin && cli->operand_count == 0)
+        return cli_usage_error("commit: DIR is missing");
+    if (reads_bundle(cli) && arguments->all)
+        return cli_usage_error("--all is for directories: a bundle has its files");
     if (arguments->allow_empty && arguments->if_changed)
         return cli_usage_error("--allow-empty and --if-changed exclude each other");
     if ((err = metrics_parse(&metrics, &arguments->metrics)))
@@ -308,7 +350,8 @@ static int commit_run(struct cli *cli, const void *arguments_of)
 }
 
 static const struct operand operands[] = {
-    {"DIR", false, false, COMPLETE_DIRECTORY, "The directory that PEFT's save_pretrained() wrote"},
+    {"DIR", true, false, COMPLETE_DIRECTORY,
+     "The directory that PEFT's save_pretrained() wrote; -: a bundle from standard input"},
     {0},
 };
 
@@ -329,6 +372,8 @@ static const struct option options[] = {
      "Do nothing where the branch's tip is identical"},
     {"allow-empty", 0, OPTION_FLAG, FIELD(allow_empty), NULL, COMPLETE_NOTHING,
      "Commit even what the branch's tip has already"},
+    {"stdin", 0, OPTION_FLAG, FIELD(is_stdin), NULL, COMPLETE_NOTHING,
+     "Take a bundle from standard input, as - does"},
     {0},
 };
 
@@ -344,9 +389,13 @@ const struct command command_commit = {
         "back byte for byte.\n\n"
         "The random matrices A and B are dropped only where they were drawn again from the seed "
         "and compared bit for bit (proved); otherwise they are stored, once for all versions.\n\n"
-        "An adapter that the branch's tip has already is refused, naming the tip.",
+        "An adapter that the branch's tip has already is refused, naming the tip.\n\n"
+        "A bundle, as export --as bundle makes it, is taken with what is recorded in it of the "
+        "base "
+        "model, and gives the snapshot id that it had.",
     .examples = "vera commit out/checkpoint-100 -m 'lr 4e-3' --metric loss=2.31\n"
-                "vera commit out/checkpoint-100 --base models/llama --branch sweep/7",
+                "vera commit out/checkpoint-100 --base models/llama --branch sweep/7\n"
+                "vera export main - --as bundle | vera -C elsewhere commit -",
     .operands = operands,
     .options = options,
     .arguments_size = sizeof(struct commit_arguments),

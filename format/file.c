@@ -240,6 +240,29 @@ int fd_read_all(struct buf *out, int fd, uint64_t limit, const char *path)
     return err;
 }
 
+int fd_read_more(struct buf *out, int fd, uint64_t len, const char *path)
+{
+    int err = 0;
+
+    for (uint64_t left = len; left && (err = interrupt_check()) == 0;) {
+        size_t step = left < 65536 ? (size_t)left : 65536;
+        if ((err = buf_reserve(out, step)) < 0)
+            return err;
+        ssize_t n = read(fd, out->data + out->len, step);
+        if (n == 0)
+            return 0;
+        if (n < 0 && errno != EINTR && errno != EAGAIN)
+            return file_error(path);
+        if (n < 0) {
+            fd_wait(fd, POLLIN);
+            continue;
+        }
+        out->len += (size_t)n;
+        left -= (uint64_t)n;
+    }
+    return err;
+}
+
 int fd_write_all(int fd, const void *data, size_t len, const char *path)
 {
     int err = 0;

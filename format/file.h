@@ -49,6 +49,8 @@ MUST_CHECK int file_read_log(struct buf *out, const char *path, uint64_t limit);
 
 /* To the end of `fd` (a pipe), at most `limit` bytes. */
 MUST_CHECK int fd_read_all(struct buf *out, int fd, uint64_t limit, const char *path);
+/* Append `len` bytes, or as many as there are before its end; memory grows with what arrives. */
+MUST_CHECK int fd_read_more(struct buf *out, int fd, uint64_t len, const char *path);
 MUST_CHECK int fd_write_all(int fd, const void *data, size_t len, const char *path);
 
 /* Share the blocks of the first `len` bytes with an empty file, as far as they are whole. Returns

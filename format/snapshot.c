@@ -602,15 +602,18 @@ static int model_check(const struct manifest_file *file, const struct loaded_ada
     return error_set(E_CORRUPT, "%s: its SHA-256 is not the manifest's", file->path);
 }
 
-static int files_check(const struct manifest *manifest, const struct loaded_adapter *loaded)
+static int
+files_check(const struct manifest *manifest, const struct loaded_adapter *loaded, bool bare)
 {
-    int err = files_count_check(manifest, loaded->snapshot);
+    int err = bare ? 0 : files_count_check(manifest, loaded->snapshot);
 
     for (size_t i = 0; err == 0 && i < manifest->count; i++) {
         const struct manifest_file *file = &manifest->files[i];
         const struct buf *stored = stored_file(loaded->snapshot, file->path);
         if (strcmp(file->path, PEFT_MODEL) == 0)
             err = model_check(file, loaded);
+        else if (!stored && bare)
+            continue;
         else if (!stored)
             err = error_set(E_CORRUPT, "%s: the manifest has it, it is not stored", file->path);
         else
@@ -643,7 +646,7 @@ static int pin_check(const struct loaded_adapter *loaded)
     return 0;
 }
 
-int snapshot_check(const struct snapshot *snapshot)
+static int parts_check(const struct snapshot *snapshot, bool bare)
 {
     AUTO_LOADED_ADAPTER(loaded);
     AUTO_MANIFEST(manifest);
@@ -660,6 +663,16 @@ int snapshot_check(const struct snapshot *snapshot)
         ((err = part_check("basis A", &snapshot->a, &recipe->sha256_a)) < 0 ||
          (err = part_check("basis B", &snapshot->b, &recipe->sha256_b)) < 0))
         return err;
-    err = files_check(&manifest, &loaded);
+    err = files_check(&manifest, &loaded, bare);
     return err < 0 ? err : pin_check(&loaded);
+}
+
+int snapshot_check(const struct snapshot *snapshot)
+{
+    return parts_check(snapshot, false);
+}
+
+int snapshot_check_bare(const struct snapshot *snapshot)
+{
+    return parts_check(snapshot, true);
 }

@@ -85,6 +85,9 @@ MUST_CHECK int snapshot_restore(struct adapter_files *out, const struct snapshot
    snapshot without regenerating. */
 MUST_CHECK int snapshot_check(const struct snapshot *snapshot);
 
+/* The same of a snapshot whose other files were left out: what is there is the manifest's. */
+MUST_CHECK int snapshot_check_bare(const struct snapshot *snapshot);
+
 /*
  * An adapter ready to be applied: names and shapes, values as bytes, the basis as far as it is
  * known. Holds pointers into the snapshot, which must outlive it.

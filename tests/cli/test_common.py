@@ -20,7 +20,7 @@ COMMANDS = {
     "push": ("[REMOTE [REF...]]", "--force --tags --all --delete"),
     "pull": ("[REMOTE [BRANCH]]", "--max-bytes"),
     "remote": ("[add|remove [NAME [URL]]]", ""),
-    "commit": ("DIR", "-m --branch --base --metric --author --all --if-changed --allow-empty"),
+    "commit": ("[DIR]", "-m --branch --base --metric --author --all --if-changed --allow-empty --stdin"),
     "show": ("[REV [MODULE]]", "--spectrum --base"),
     "diff": ("A [B]", "--zero --stat --exit-code --base"),
     "log": ("[REV]", "-n --oneline --graph --all"),
@@ -141,7 +141,7 @@ class Usage(VeraTest):
         self.usage("commit", "--allow", "d", says="unknown option '--allow'", hint="'--allow-empty'")
 
     def test_operands_are_counted(self):
-        self.usage("commit", says="commit: DIR is missing")
+        self.usage("merge", says="merge: REV is missing")
         self.usage("export", "main", says="export: DIR is missing")
         self.usage("commit", "a", "b", says="one operand too many: 'b'")
         self.usage("stats", "x", says="'x'")

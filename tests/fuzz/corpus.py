@@ -57,6 +57,9 @@ def main(vera, fixtures, out):
                 put(out, "json", name, layout[8:])
                 put(out, "json", f"{name}-config", git(repository, "cat-file", "blob",
                                                        f"{series}:adapter_config.json"))
+                bundle = subprocess.run([vera, "-C", scratch, "export", series, "-", "--as", "bundle"],
+                                        capture_output=True, check=True).stdout
+                put(out, "bundle", name, bundle[:88] + bundle[152:])  # see fuzz_bundle.c
                 for text in TEXTS:
                     put(out, "manifest", f"{name}-{text.replace('/', '-')}",
                         git(repository, "cat-file", "blob", f"{series}:{text}"))
