@@ -30,11 +30,15 @@ static float a[2 * RANK_MAX * SIDE_MAX], b_matrix[2 * SIDE_MAX * RANK_MAX];
 static float d[2 * RANK_MAX], b[2 * SIDE_MAX];
 static uint8_t weights[4 * SIDE_MAX * SIDE_MAX];
 
-static void fill(float *values, size_t count, bool zeros)
+/* `coarse`: multiples of 1/8, whose sums of products often lie halfway between two 16-bit numbers.
+ */
+static void fill(float *values, size_t count, bool zeros, bool coarse)
 {
     for (size_t i = 0; i < count; i++) {
         uint32_t bits = random_u32();
-        values[i] = zeros && bits % 5 == 0 ? 0 : (float)(int32_t)bits * 0x1p-31f;
+        float value = coarse ? 0.125f * (float)((int)(bits >> 8 & 15) - 7)
+                             : (float)(int32_t)bits * 0x1p-31f;
+        values[i] = zeros && bits % 5 == 0 ? 0 : value;
     }
 }
 
@@ -60,7 +64,7 @@ static void run(size_t number)
 {
     static const enum dtype dtypes[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F16};
     enum dtype dtype = dtypes[number % 3];
-    bool transposed = number / 3 % 2;
+    bool transposed = number / 3 % 2, coarse = number / 12 % 2;
     size_t terms = 1 + number / 6 % 2;
     size_t out = 1 + random_u32() % SIDE_MAX, in = 1 + random_u32() % SIDE_MAX;
     struct kernel_term term[2];
@@ -73,12 +77,12 @@ static void run(size_t number)
             .b = b + s * SIDE_MAX,
             .a_stride = SIDE_MAX,
             .rank = 1 + random_u32() % RANK_MAX,
-            .weight = s ? 0.7f : 1,
+            .weight = s ? (coarse ? 0.5f : 0.7f) : 1,
         };
-    fill(a, sizeof(a) / sizeof(*a), false);
-    fill(b_matrix, sizeof(b_matrix) / sizeof(*b_matrix), false);
-    fill(d, sizeof(d) / sizeof(*d), true);
-    fill(b, sizeof(b) / sizeof(*b), true);
+    fill(a, sizeof(a) / sizeof(*a), false, coarse);
+    fill(b_matrix, sizeof(b_matrix) / sizeof(*b_matrix), false, coarse);
+    fill(d, sizeof(d) / sizeof(*d), true, coarse);
+    fill(b, sizeof(b) / sizeof(*b), true, coarse);
     fill_weights(out * in, dtype);
     uint64_t rows = transposed ? in : out;
     if (kernel_merge(weights, dtype, out, in, transposed, 0, rows, term, terms, 1) < 0 ||
