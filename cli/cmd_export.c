@@ -1,5 +1,6 @@
-/* vera export: a version's files, byte for byte as they were committed, in a directory that appears
-   whole or not at all; or all of it as one stream (format/bundle.h). */
+/* vera export: a version's files, byte for byte as they were committed, or what another program
+   takes in their place, in a directory that appears whole or not at all; or all of it as one stream
+   (format/bundle.h). */
 #include <inttypes.h>
 #include <stddef.h>
 #include <string.h>
@@ -7,13 +8,14 @@
 #include <unistd.h>
 
 #include "cli/describe.h"
+#include "cli/exporting.h"
 #include "format/bundle.h"
 #include "format/file.h"
 #include "store/fetch.h"
 
 struct export_arguments {
-    const char *as;
-    bool force;
+    const char *as, *dtype, *base;
+    bool drop, force;
 };
 
 static int export_write(const struct adapter_files *files, const char *target, bool force)
@@ -91,20 +93,18 @@ static void export_say(
 }
 
 /* --as bundle: to standard output, or into a file that appears whole. */
-static int bundle_export(struct cli *cli, const struct export_arguments *arguments)
+static int bundle_export(
+    struct cli *cli, const struct export_arguments *arguments, const struct source *source
+)
 {
     const char *target = cli->operands[1];
-    AUTO_SOURCE(source);
     AUTO_MANIFEST(manifest);
     AUTO_BUF(bundle);
     int err;
 
-    if (cli->json && strcmp(target, "-") == 0)
-        return cli_usage_error("standard output has the bundle: --json needs a FILE");
-    if ((err = export_load(&source, cli, cli->operands[0])) ||
-        (err = snapshot_check(&source.snapshot)) ||
-        (err = manifest_decode(&manifest, buf_bytes(&source.snapshot.manifest))) ||
-        (err = bundle_encode(&bundle, &source.snapshot, true)))
+    if ((err = snapshot_check(&source->snapshot)) ||
+        (err = manifest_decode(&manifest, buf_bytes(&source->snapshot.manifest))) ||
+        (err = bundle_encode(&bundle, &source->snapshot, true)))
         return err;
     if (strcmp(target, "-") == 0)
         return fd_write_all(STDOUT_FILENO, bundle.data, bundle.len, "standard output");
@@ -114,37 +114,149 @@ static int bundle_export(struct cli *cli, const struct export_arguments *argumen
         );
     if ((err = file_write(target, buf_bytes(&bundle))))
         return err;
-    export_say(cli, &source, target, "a bundle", bundle.len);
+    export_say(cli, source, target, "a bundle", bundle.len);
     return cli->json ? export_json(&manifest) : 0;
+}
+
+/* As it was committed */
+
+static int
+export_peft(struct cli *cli, const struct export_arguments *arguments, struct source *source)
+{
+    const char *revision = cli->operands[0], *target = cli->operands[1];
+    AUTO_ADAPTER_FILES(files);
+    AUTO_MANIFEST(manifest);
+    char what[32];
+    int err;
+
+    if ((err = manifest_decode(&manifest, buf_bytes(&source->snapshot.manifest))))
+        return err;
+    if ((err = snapshot_restore(&files, &source->snapshot)))
+        return error_wrap(err, "%s", revision);
+    if ((err = export_write(&files, target, arguments->force)))
+        return err;
+    snprintf(what, sizeof(what), "%zu files", manifest.count);
+    export_say(cli, source, target, what, exporting_bytes(&manifest));
+    return cli->json ? export_json(&manifest) : 0;
+}
+
+/* As LoRA */
+
+static bool is_form(const struct export_arguments *arguments, const char *form)
+{
+    return strcmp(arguments->as ? arguments->as : "peft", form) == 0;
+}
+
+static bool is_gguf(const struct export_arguments *arguments)
+{
+    return is_form(arguments, "gguf");
+}
+
+static int lora_write_all(
+    struct exporting *exporting,
+    const struct export_arguments *arguments,
+    const char *target,
+    const struct gguf_model *model,
+    struct progress *progress
+)
+{
+    const struct lora_peft_options options = {.bare = arguments->drop};
+    AUTO_OUTDIR(out);
+
+    int err = outdir_begin(&out, target, arguments->force);
+    if (err)
+        return err;
+    err = is_gguf(arguments)
+              ? lora_gguf_write(&exporting->files, &out, &exporting->lora, model, progress)
+              : lora_peft_write(&exporting->files, &out, &exporting->lora, &options, progress);
+    return err ? err : outdir_commit(&out);
+}
+
+static int lora_say(
+    struct cli *cli, const struct exporting *exporting, const struct export_arguments *arguments
+)
+{
+    const struct loaded_adapter *loaded = exporting->lora.loaded;
+    struct json_writer writer;
+    AUTO_BUF(json);
+    char what[64];
+
+    snprintf(
+        what, sizeof(what), "%s of rank %" PRIu64, is_gguf(arguments) ? "GGUF" : "LoRA",
+        loaded->adapter.config.rank
+    );
+    export_say(
+        cli, exporting->company.members[0].source, cli->operands[1], what,
+        exporting_bytes(&exporting->files)
+    );
+    int err = exporting_say_left(cli, exporting);
+    if (!err && !is_gguf(arguments) && !arguments->drop && loaded->adapter.other_count)
+        cli_note("hint: PEFT loads its biases and whole modules; vLLM and SGLang refuse them, and "
+                 "--drop leaves them out");
+    if (err || !cli->json)
+        return err;
+    cli_json_begin(&writer, &json);
+    exporting_json(&writer, exporting);
+    return cli_json_end(&writer);
+}
+
+static int
+export_lora(struct cli *cli, const struct export_arguments *arguments, struct source *source)
+{
+    const char *revision = cli->operands[0];
+    AUTO_EXPORTING(exporting);
+    struct gguf_model model = {0};
+    int err;
+
+    if ((err = exporting_load(
+             &exporting, source, revision, arguments->base, arguments->dtype, cli->progress
+         )))
+        return err;
+    if (is_gguf(arguments)) {
+        if ((err = exporting_model(&model, &exporting, arguments->base)) ||
+            (err = lora_gguf_left(&exporting.left, &source->loaded, &model)) ||
+            (err = exporting_check_left(&exporting, "GGUF for llama.cpp", arguments->drop)))
+            return error_wrap(err, "%s", revision);
+    } else if (arguments->drop && (err = exporting_leave_others(&exporting))) {
+        return err;
+    }
+    if ((err = lora_write_all(&exporting, arguments, cli->operands[1], &model, cli->progress)))
+        return err;
+    return lora_say(cli, &exporting, arguments);
+}
+
+static int arguments_check(const struct cli *cli, const struct export_arguments *arguments)
+{
+    bool lora = is_form(arguments, "lora") || is_gguf(arguments);
+
+    if (strcmp(cli->operands[1], "-") == 0 && !is_form(arguments, "bundle"))
+        return cli_usage_error("a directory cannot be written to standard output");
+    if (cli->json && strcmp(cli->operands[1], "-") == 0)
+        return cli_usage_error("standard output has the bundle: --json needs a FILE");
+    if (!lora && (arguments->dtype || arguments->drop || arguments->base))
+        return cli_usage_error(
+            "--%s goes with --as lora and --as gguf: the other forms are as it was committed",
+            arguments->dtype  ? "dtype"
+            : arguments->drop ? "drop"
+                              : "base"
+        );
+    return 0;
 }
 
 static int export_run(struct cli *cli, const void *arguments_of)
 {
     const struct export_arguments *arguments = arguments_of;
-    const char *revision = cli->operands[0], *target = cli->operands[1];
     AUTO_SOURCE(source);
-    AUTO_ADAPTER_FILES(files);
-    AUTO_MANIFEST(manifest);
-    uint64_t bytes = 0;
     int err;
 
-    if (arguments->as && strcmp(arguments->as, "bundle") == 0)
-        return bundle_export(cli, arguments);
-    if (strcmp(target, "-") == 0)
-        return cli_usage_error("a PEFT directory cannot be written to standard output");
-    if ((err = export_load(&source, cli, revision)) ||
-        (err = manifest_decode(&manifest, buf_bytes(&source.snapshot.manifest))))
+    if ((err = arguments_check(cli, arguments)) ||
+        (err = export_load(&source, cli, cli->operands[0])))
         return err;
-    if ((err = snapshot_restore(&files, &source.snapshot)))
-        return error_wrap(err, "%s", revision);
-    if ((err = export_write(&files, target, arguments->force)))
-        return err;
-    for (size_t i = 0; i < manifest.count; i++)
-        bytes += manifest.files[i].bytes;
-    char what[32];
-    snprintf(what, sizeof(what), "%zu files", manifest.count);
-    export_say(cli, &source, target, what, bytes);
-    return cli->json ? export_json(&manifest) : 0;
+    if (is_form(arguments, "peft"))
+        return export_peft(cli, arguments, &source);
+    if (is_form(arguments, "bundle"))
+        return bundle_export(cli, arguments, &source);
+    return export_lora(cli, arguments, &source);
 }
 
 static const struct operand operands[] = {
@@ -156,8 +268,14 @@ static const struct operand operands[] = {
 
 #define FIELD(name) offsetof(struct export_arguments, name)
 static const struct option options[] = {
-    {"as", 0, OPTION_TEXT, FIELD(as), "peft|bundle", COMPLETE_WORDS,
+    {"as", 0, OPTION_TEXT, FIELD(as), "peft|lora|gguf|bundle", COMPLETE_WORDS,
      "The form; peft: as it was committed; bundle: one stream that commit - takes"},
+    {"dtype", 0, OPTION_TEXT, FIELD(dtype), EXPORTING_DTYPES, COMPLETE_WORDS,
+     "LoRA's and GGUF's values, else fp32"},
+    {"drop", 0, OPTION_FLAG, FIELD(drop), NULL, COMPLETE_NOTHING,
+     "Leave out what engines for LoRA cannot hold"},
+    {"base", 0, OPTION_TEXT, FIELD(base), "MODEL", COMPLETE_DIRECTORY,
+     "The base model's directory, where no pin tells its sizes"},
     {"force", 'f', OPTION_FLAG, FIELD(force), NULL, COMPLETE_NOTHING,
      "Replace DIR where it is there"},
     {0},
@@ -167,10 +285,16 @@ const struct command command_export = {
     .name = "export",
     .run = export_run,
     .needs = MAY_USE_STORE,
-    .summary = "Write a version's files, byte for byte",
+    .summary = "Write a version's files, or what other programs take",
     .details =
         "Every file has the SHA-256 that was recorded when it was committed, or nothing is "
         "written. PEFT, Transformers and everything else that reads PEFT directories load DIR.\n\n"
+        "--as lora writes the same adapter as a LoRA of its rank, for PEFT, vLLM, SGLang and "
+        "others: dW = (diag(b) B) (diag(d) A), each value rounded once. --as gguf writes "
+        "DIR/adapter.gguf for llama.cpp (llama, mistral, qwen2, qwen3, gpt2 and bert). Biases and "
+        "whole modules fit into PEFT's LoRA, but not into GGUF, nor into what vLLM and SGLang "
+        "load: GGUF is refused without --drop. How many inputs a module has is known where a "
+        "version was committed with --base; else --base MODEL tells it here.\n\n"
         "URL@REV is a version of another repository (the last @ counts): a branch's, a tag's or "
         "HEAD's comes by itself, and nothing but DIR is kept of it. Over a network that needs the "
         "program git; without it the history comes along, and goes again.\n\n"
@@ -179,6 +303,8 @@ const struct command command_export = {
     .examples = "vera export main out/adapter\n"
                 "vera export sha256:2e6aef0a7578 out/adapter\n"
                 "vera export https://host/adapters.git@main out/adapter\n"
+                "vera export main out/lora --as lora --dtype bf16\n"
+                "vera export main out/gguf --as gguf\n"
                 "vera export main - --as bundle | vera -C elsewhere commit -",
     .operands = operands,
     .options = options,

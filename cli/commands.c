@@ -11,6 +11,7 @@ const struct command *const commands[] = {
     &command_query,
     &command_diff,
     &command_export,
+    &command_publish,
     &command_apply,
     &command_verify,
     &command_branch,
