@@ -22,6 +22,9 @@
 extern "C" {
 #endif
 
+/* A test finds them in the module that it has loaded. */
+#pragma GCC visibility push(default)
+
 /* Fail the n-th call (1 is the next) of that name with that cudaError_t, once. It does nothing
    else then. One call is armed at a time; NULL disarms. A kernel launch is "cudaLaunchKernel". */
 void emulated_fail(const char *call, unsigned nth, int error);
@@ -37,10 +40,11 @@ void emulated_memory(size_t bytes);
 void emulated_devices(int count);
 
 /* When queued work runs. Every order is one that a device may choose. */
-#define EMULATED_LAZY   0 /* when someone waits for its stream, or for an event that it leads to */
-#define EMULATED_EAGER  1 /* at once */
-#define EMULATED_OTHERS 2 /* lazily, but all other streams run before the one that is waited for   \
-                           */
+#define EMULATED_LAZY  0 /* when someone waits for its stream, or for an event that it leads to */
+#define EMULATED_EAGER 1 /* at once */
+#define EMULATED_OTHERS                                                                            \
+    2 /* lazily, but all other streams run before the one that is waited for                       \
+       */
 /* Any other number: a seed; some work of some streams runs at every call. */
 void emulated_order(unsigned order);
 
@@ -63,6 +67,8 @@ size_t emulated_memory_peak(void);
 
 /* Forget counts, faults, limits and orders. What is allocated stays. */
 void emulated_reset(void);
+
+#pragma GCC visibility pop
 
 #ifdef __cplusplus
 }

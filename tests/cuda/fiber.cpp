@@ -58,8 +58,6 @@ struct block {
     const std::function<void()> *thread_main;
     int predicate; /* of the last __syncthreads_or() */
     std::vector<std::vector<char>> warp_memory;
-    unsigned order_kind = EMULATED_FORWARD;
-    uint64_t random = 1;
 #ifdef FIBER_ASAN
     const void *scheduler_stack;
     size_t scheduler_stack_bytes;
@@ -68,6 +66,10 @@ struct block {
 };
 
 block current;
+
+/* Constants to begin with, so that the environment can be read before `current` is made. */
+unsigned order_kind = EMULATED_FORWARD;
+uint64_t order_random = 1;
 
 /* With ASan a switch goes by swapcontext() and is announced. Without, by longjmp(), which makes no
    system call: five times faster. */
@@ -161,12 +163,12 @@ void order_make()
 {
     current.order.resize(current.count);
     for (size_t i = 0; i < current.count; i++)
-        current.order[i] = current.order_kind == EMULATED_REVERSE ? current.count - 1 - i : i;
-    if (current.order_kind <= EMULATED_REVERSE)
+        current.order[i] = order_kind == EMULATED_REVERSE ? current.count - 1 - i : i;
+    if (order_kind <= EMULATED_REVERSE)
         return;
     for (size_t i = current.count - 1; i > 0; i--) {
-        current.random = current.random * UINT64_C(6364136223846793005) + 1442695040888963407;
-        std::swap(current.order[i], current.order[(current.random >> 33) % (i + 1)]);
+        order_random = order_random * UINT64_C(6364136223846793005) + 1442695040888963407;
+        std::swap(current.order[i], current.order[(order_random >> 33) % (i + 1)]);
     }
 }
 
@@ -246,8 +248,8 @@ void run_block()
 
 void fiber_order(unsigned order)
 {
-    current.order_kind = order;
-    current.random = order;
+    order_kind = order;
+    order_random = order;
 }
 
 void fiber_run_grid(dim3 grid, dim3 block, const std::function<void()> &thread_main)
@@ -263,7 +265,7 @@ void fiber_run_grid(dim3 grid, dim3 block, const std::function<void()> &thread_m
     if (current.warp_memory.size() * WARP < current.count)
         current.warp_memory.resize((current.count + WARP - 1) / WARP);
     for (unsigned n = 0; n < blocks; n++) {
-        unsigned at = current.order_kind == EMULATED_REVERSE ? blocks - 1 - n : n;
+        unsigned at = order_kind == EMULATED_REVERSE ? blocks - 1 - n : n;
         blockIdx = {at % grid.x, at / grid.x % grid.y, at / (grid.x * grid.y)};
         run_block();
     }

@@ -404,8 +404,7 @@ device::~device()
         abort();
 }
 
-/* After `state` and what fiber.cpp needs at its start are made, whatever the order of the files. */
-static void __attribute__((constructor(65535))) environment_read()
+static bool environment_read()
 {
     const char *text = getenv("VERA_EMULATED");
     std::string words = text ? text : "";
@@ -417,7 +416,11 @@ static void __attribute__((constructor(65535))) environment_read()
         words.erase(0, end + 1);
         word_apply(word.substr(0, equals), word.substr(std::min(equals + 1, word.size())));
     }
+    return true;
 }
+
+/* Made after `state`, which comes before it in this file. */
+[[maybe_unused]] static const bool environment_was_read = environment_read();
 
 /* ---- Launches ---- */
 
