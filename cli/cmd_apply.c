@@ -2,6 +2,7 @@
 #include <inttypes.h>
 #include <math.h>
 #include <stddef.h>
+#include <string.h>
 
 #include "cli/describe.h"
 #include "cli/inputs.h"
@@ -48,9 +49,9 @@ static int result_json(const struct apply_result *result, bool report)
     describe_uint_json(&writer, "bytes_written", result->bytes_written);
     describe_uint_json(&writer, "bytes_cloned", result->bytes_cloned);
     json_write_key(&writer, "device");
-    json_write_text(&writer, "cpu");
+    json_write_text(&writer, result->device);
     json_write_key(&writer, "math");
-    json_write_text(&writer, "exact");
+    json_write_text(&writer, result->math == MATH_FAST ? "fast" : "exact");
     json_write_key(&writer, "pinned");
     json_write_bool(&writer, result->pinned);
     double_json(&writer, "seconds", result->seconds);
@@ -111,6 +112,15 @@ static int applied_say(
     return 0;
 }
 
+/* What the person may not expect: that fast mode is not exact, or that it was not taken. */
+static void math_note(const struct apply_result *result, const struct apply_arguments *arguments)
+{
+    if (result->math == MATH_FAST)
+        cli_note("math: fast: %s", result->fast_bound);
+    else if (arguments->math && strcmp(arguments->math, "fast") == 0)
+        cli_note("math: exact: only a GPU computes in fast mode, and this was the processor");
+}
+
 static int result_say(
     struct cli *cli,
     const struct inputs *inputs,
@@ -126,12 +136,14 @@ static int result_say(
         return err;
     if (!arguments->dry_run)
         cli_say(
-            cli, "wrote %s: %s in %.2f s%s%s%s", arguments->out,
+            cli, "wrote %s: %s in %.2f s%s%s%s%s%s", arguments->out,
             cli_size(result->bytes_written + result->bytes_cloned), result->seconds,
+            result->device_name[0] ? " with " : "", result->device_name,
             result->bytes_cloned ? ", " : "",
             result->bytes_cloned ? cli_size(result->bytes_cloned) : "",
             result->bytes_cloned ? " of it shared with the base" : ""
         );
+    math_note(result, arguments);
     if (!result->pinned)
         inputs_warn_unpinned(arguments->base);
     return 0;
@@ -143,6 +155,8 @@ static int arguments_check(struct apply_options *out, const struct apply_argumen
         return cli_usage_error("--base MODEL is missing: the directory of the base model");
     if (!arguments->out && !arguments->dry_run)
         return cli_usage_error("--out DIR is missing: where to write the merged model");
+    out->device = inputs_device(arguments->device, DEVICE_AUTO);
+    out->math = arguments->math && strcmp(arguments->math, "fast") == 0 ? MATH_FAST : MATH_EXACT;
     return inputs_threads(&out->threads, &arguments->threads);
 }
 
@@ -184,9 +198,10 @@ static const struct option options[] = {
      "What rounding kept, per module"},
     {"threads", 0, OPTION_COUNT, FIELD(threads), "N", COMPLETE_NOTHING,
      "Default: one for each core"},
-    {"device", 0, OPTION_TEXT, FIELD(device), "auto|cpu", COMPLETE_WORDS, "Where to compute"},
-    {"math", 0, OPTION_TEXT, FIELD(math), "exact", COMPLETE_WORDS,
-     "Exact: the same bits everywhere"},
+    {"device", 0, OPTION_TEXT, FIELD(device), "auto|cpu|cuda", COMPLETE_WORDS,
+     "Where to compute (auto: a GPU if there is one)"},
+    {"math", 0, OPTION_TEXT, FIELD(math), "exact|fast", COMPLETE_WORDS,
+     "Exact (the same bits everywhere) or, on a GPU, fast"},
     {0},
 };
 
@@ -203,7 +218,11 @@ const struct command command_apply = {
         "that were recorded; otherwise names, shapes and dtypes must fit (unpinned). An adapter "
         "that "
         "fits only in part is refused.\n\n"
-        "Several adapters are merged together, each with its weight W, and rounded once.",
+        "Several adapters are merged together, each with its weight W, and rounded once.\n\n"
+        "A GPU gives the same bits in exact mode. With --math fast its tensor cores multiply, in "
+        "any order, and how far that is off is told; the processor always computes exactly. A "
+        "GPU is taken by default where vera's module for CUDA, a driver and a device are there, "
+        "however small the model is.",
     .examples = "vera apply main --base models/llama --out merged\n"
                 "vera apply math:0.7 code:0.3 --base models/llama --out both\n"
                 "vera apply ./checkpoint-100 --base models/llama --dry-run",

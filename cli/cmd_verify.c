@@ -6,7 +6,7 @@
 #include "cli/inputs.h"
 
 struct verify_arguments {
-    const char *base;
+    const char *base, *device;
     struct cli_list revisions;
     struct cli_count threads;
 };
@@ -45,7 +45,8 @@ static int verify_say(
 static int verify_run(struct cli *cli, const void *arguments_of)
 {
     const struct verify_arguments *arguments = arguments_of;
-    struct apply_options options = {.progress = cli->progress};
+    struct apply_options options = {
+        .device = inputs_device(arguments->device, DEVICE_CPU), .progress = cli->progress};
     const struct cli_list *revisions = &arguments->revisions;
     AUTO_INPUTS(in);
     AUTO_FREE(char, difference);
@@ -77,6 +78,8 @@ static const struct option options[] = {
      "The version; again for each that was applied"},
     {"base", 0, OPTION_TEXT, FIELD(base), "MODEL", COMPLETE_DIRECTORY,
      "The base model's directory"},
+    {"device", 0, OPTION_TEXT, FIELD(device), "auto|cpu|cuda", COMPLETE_WORDS,
+     "Where to compute (cpu)"},
     {"threads", 0, OPTION_COUNT, FIELD(threads), "N", COMPLETE_NOTHING,
      "Default: one for each core"},
     {0},
@@ -89,7 +92,7 @@ const struct command command_verify = {
     .summary = "Check that a directory is exactly an adapter on a base model",
     .details = "Computes the merged model again and compares every byte of every tensor with DIR, "
                "writing nothing. Names the first tensor that differs and exits with 1 where one "
-               "does.",
+               "does. What apply wrote with --math fast differs: this computes exactly.",
     .examples = "vera verify merged --rev main --base models/llama",
     .operands = operands,
     .options = options,

@@ -100,6 +100,15 @@ int inputs_threads(unsigned *out, const struct cli_count *count)
     return 0;
 }
 
+enum device_kind inputs_device(const char *word, enum device_kind otherwise)
+{
+    if (!word)
+        return otherwise;
+    if (strcmp(word, "cuda") == 0)
+        return DEVICE_CUDA;
+    return strcmp(word, "cpu") == 0 ? DEVICE_CPU : DEVICE_AUTO;
+}
+
 void inputs_warn_unpinned(const char *base)
 {
     cli_note("vera: warning: unpinned: names, shapes and dtypes fit, the weights were not compared"

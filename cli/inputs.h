@@ -26,6 +26,9 @@ MUST_CHECK int inputs_describe(struct buf *out, const struct inputs *inputs);
 /* --threads as the number that apply/ takes; E_INVALID (usage) above 1024. */
 MUST_CHECK int inputs_threads(unsigned *out, const struct cli_count *count);
 
+/* --device, one of auto, cpu and cuda; NULL: not given. */
+enum device_kind inputs_device(const char *word, enum device_kind otherwise);
+
 /* Warn where the result stands on names and shapes alone. */
 void inputs_warn_unpinned(const char *base);
 

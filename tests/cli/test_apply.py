@@ -168,8 +168,8 @@ class Apply(RepositoryTest):
         self.fails("apply", "main", "--out", "out", status=2, says="--base")
         self.fails("apply", "main", "--base", base("llama"), status=2, says="--out")
         self.fails("apply", "--base", base("llama"), "--out", "out", status=2)
-        for option in ("--threads=0", "--threads=x", "--threads=99999", "--device=cuda",
-                       "--math=fast"):
+        for option in ("--threads=0", "--threads=x", "--threads=99999", "--device=gpu",
+                       "--math=quick"):
             self.fails("apply", "main", "--base", base("llama"), "--out", "out", option, status=2)
         self.fails("apply", "nobody", "--base", base("llama"), "--out", "out", code="NOTFOUND")
         self.assertEqual(os.listdir(self.dir), [".vera"])
