@@ -1,0 +1,219 @@
+/*
+ * The CUDA module's entry, and its device: A and B copied there once, for all lanes. See
+ * apply/backend.h for the border, lane.cu for the work.
+ */
+#include "apply/cuda/module.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "format/limits.h"
+
+#define CPU_HINT "or compute on the processor: --device cpu"
+
+/* Of compute capability: what the module is compiled for. */
+#define MAJOR_MIN 8
+
+int fault_set(struct backend_fault *fault, int code, const char *fmt, ...)
+{
+    va_list arguments;
+
+    fault->code = code;
+    fault->hint[0] = 0;
+    va_start(arguments, fmt);
+    vsnprintf(fault->message, sizeof(fault->message), fmt, arguments);
+    va_end(arguments);
+    return code;
+}
+
+int fault_hint(struct backend_fault *fault, const char *hint)
+{
+    snprintf(fault->hint, sizeof(fault->hint), "%s", hint);
+    return fault->code;
+}
+
+/* The error is told here, so the runtime need not keep it. */
+int fault_cuda(struct backend_fault *fault, const char *call, cudaError_t error)
+{
+    int name = (int)strcspn(call, "(");
+
+    (void)cudaGetLastError();
+    return fault_set(
+        fault, E_DEVICE, "cuda: %.*s: %s (%s)", name, call, cudaGetErrorString(error),
+        cudaGetErrorName(error)
+    );
+}
+
+/* "512 bytes", "12.5 MB". */
+struct size_text {
+    char text[32];
+};
+
+static struct size_text size_text(uint64_t bytes)
+{
+    struct size_text out;
+
+    if (bytes < 1000000)
+        snprintf(out.text, sizeof(out.text), "%u bytes", (unsigned)bytes);
+    else
+        snprintf(out.text, sizeof(out.text), "%.1f MB", (double)bytes * 1e-6);
+    return out;
+}
+
+int fault_memory(struct backend_fault *fault, const char *what, uint64_t bytes)
+{
+    size_t unused = 0, total = 0;
+
+    (void)cudaGetLastError();
+    TRY(fault, cudaMemGetInfo(&unused, &total));
+    fault_set(
+        fault, E_DEVICE, "cuda: the device's memory is too small: %s %s, and %s of %s are free",
+        what, size_text(bytes).text, size_text(unused).text, size_text(total).text
+    );
+    return fault_hint(fault, "end what else uses the device, " CPU_HINT);
+}
+
+/* Why there are no devices: without a driver the count is not even touched. */
+static int devices_fault(struct backend_fault *fault, cudaError_t error)
+{
+    int driver = 0, runtime = 0;
+
+    (void)cudaGetLastError();
+    if (error == cudaSuccess || error == cudaErrorNoDevice) {
+        fault_set(fault, E_DEVICE, "cuda: there is a driver, and no device");
+        return fault_hint(
+            fault, "nvidia-smi -L lists devices, and CUDA_VISIBLE_DEVICES may hide them; " CPU_HINT
+        );
+    }
+    if (error != cudaErrorInsufficientDriver)
+        return fault_cuda(fault, "cudaGetDeviceCount", error);
+    TRY(fault, cudaDriverGetVersion(&driver));
+    TRY(fault, cudaRuntimeGetVersion(&runtime));
+    if (driver == 0)
+        fault_set(fault, E_DEVICE, "cuda: there is no driver for an NVIDIA device");
+    else
+        fault_set(
+            fault, E_DEVICE, "cuda: the driver is for CUDA %d.%d, the module needs %d.%d",
+            driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10
+        );
+    return fault_hint(fault, "install NVIDIA's driver (nvidia-smi shows it), " CPU_HINT);
+}
+
+/* The calling thread's device, which is the first one unless somebody chose another. */
+static int device_choose(struct session *session, struct backend_fault *fault)
+{
+    cudaDeviceProp properties;
+    int count = 0;
+
+    cudaError_t error = cudaGetDeviceCount(&count);
+    if (error != cudaSuccess || count == 0)
+        return devices_fault(fault, error);
+    TRY(fault, cudaGetDevice(&session->device));
+    TRY(fault, cudaGetDeviceProperties(&properties, session->device));
+    snprintf(session->name, sizeof(session->name), "%s", properties.name);
+    if (properties.major < MAJOR_MIN) {
+        fault_set(
+            fault, E_DEVICE, "cuda: %s has compute capability %d.%d, and 8.0 is needed",
+            session->name, properties.major, properties.minor
+        );
+        return fault_hint(fault, "use another device (CUDA_VISIBLE_DEVICES), " CPU_HINT);
+    }
+    /* The first call that needs it makes the context: whether the device can be had shows here. */
+    TRY(fault, cudaFree(nullptr));
+    return 0;
+}
+
+static int module_open(void **out, enum math_mode math, struct backend_fault *fault)
+{
+    struct session *session = (struct session *)calloc(1, sizeof(*session));
+
+    if (!session)
+        return fault_set(fault, E_NOMEM, "cuda: out of memory");
+    session->math = math;
+    int err = device_choose(session, fault);
+    if (err < 0)
+        free(session);
+    else
+        *out = session;
+    return err;
+}
+
+/* What is freed at the end is no longer needed, so that an error there is nobody's. */
+static void resident_release(struct resident *resident)
+{
+    (void)cudaFree(resident->a);
+    (void)cudaFree(resident->b);
+}
+
+static void module_close(void *state)
+{
+    struct session *session = (struct session *)state;
+
+    for (size_t i = 0; i < session->base_count; i++)
+        resident_release(&session->bases[i]);
+    free(session->bases);
+    free(session);
+}
+
+static int matrix_copy(
+    float **out,
+    const float *from,
+    uint64_t bytes,
+    uint64_t bytes_together,
+    struct backend_fault *fault
+)
+{
+    cudaError_t error = cudaMalloc(out, bytes);
+
+    if (error == cudaErrorMemoryAllocation)
+        return fault_memory(fault, "A and B need", bytes_together);
+    if (error != cudaSuccess)
+        return fault_cuda(fault, "cudaMalloc", error);
+    TRY(fault, cudaMemcpy(*out, from, bytes, cudaMemcpyHostToDevice));
+    return 0;
+}
+
+static int
+module_basis_add(void *state, const struct backend_basis *basis, struct backend_fault *fault)
+{
+    struct session *session = (struct session *)state;
+    uint64_t a_bytes = basis->rank * basis->in * sizeof(float);
+    uint64_t b_bytes = basis->rank * basis->out * sizeof(float);
+    struct resident resident = {*basis, nullptr, nullptr};
+
+    void *grown = realloc(session->bases, (session->base_count + 1) * sizeof(resident));
+    if (!grown)
+        return fault_set(fault, E_NOMEM, "cuda: out of memory");
+    session->bases = (struct resident *)grown;
+    int err = matrix_copy(&resident.a, basis->a, a_bytes, a_bytes + b_bytes, fault);
+    if (err == 0)
+        err = matrix_copy(&resident.b, basis->b, b_bytes, a_bytes + b_bytes, fault);
+    if (err < 0)
+        resident_release(&resident);
+    else
+        session->bases[session->base_count++] = resident;
+    return err;
+}
+
+static const char *module_device_name(void *session)
+{
+    return ((const struct session *)session)->name;
+}
+
+/* Copies of 4 MiB take a tenth of a millisecond each way, a launch a hundredth. */
+static const struct backend backend_module = {
+    "cuda",         nullptr,         4 * MIB,          2,
+    module_open,    module_close,    module_basis_add, module_device_name,
+    cuda_lane_open, cuda_lane_close, cuda_lane_memory, cuda_lane_merge,
+};
+
+extern "C" __attribute__((visibility("default"))) const struct backend *
+vera_cuda_backend(unsigned *module_abi, unsigned abi);
+
+extern "C" const struct backend *vera_cuda_backend(unsigned *module_abi, unsigned abi)
+{
+    *module_abi = BACKEND_ABI;
+    return abi == BACKEND_ABI ? &backend_module : nullptr;
+}

@@ -1,0 +1,55 @@
+/* What the host's side of the CUDA module shares: module.cu opens a device, lane.cu works on it. */
+#ifndef APPLY_CUDA_MODULE_H
+#define APPLY_CUDA_MODULE_H
+
+#include <cuda_runtime.h>
+
+#include <stdint.h>
+
+extern "C" {
+#include "apply/backend.h"
+}
+
+/* A and B of one basis, where they are. */
+struct resident {
+    struct backend_basis host;
+    float *a, *b; /* on the device */
+};
+
+/* An open device. Lanes only read it. */
+struct session {
+    enum math_mode math;
+    int device;
+    char name[256];         /* what the device calls itself */
+    struct resident *bases; /* [base_count] */
+    size_t base_count;
+};
+
+/* Fill in `fault` and return `code`. */
+int fault_set(struct backend_fault *fault, int code, const char *fmt, ...) PRINTF_LIKE(3, 4);
+int fault_hint(struct backend_fault *fault, const char *hint);
+
+/* E_DEVICE: "cuda: cudaMalloc: out of memory". `call` is the source text of the call. */
+int fault_cuda(struct backend_fault *fault, const char *call, cudaError_t error);
+
+/* E_DEVICE: `what` needs `bytes` of the device's memory, and so much is free. */
+int fault_memory(struct backend_fault *fault, const char *what, uint64_t bytes);
+
+/* Return from the function where a call of CUDA's fails. */
+#define TRY(fault, call)                                                                           \
+    do {                                                                                           \
+        cudaError_t error_ = (call);                                                               \
+        if (error_ != cudaSuccess)                                                                 \
+            return fault_cuda(fault, #call, error_);                                               \
+    } while (0)
+
+int cuda_lane_open(void **out, void *session, unsigned threads, struct backend_fault *fault);
+void cuda_lane_close(void *lane);
+int cuda_lane_memory(
+    uint8_t **out, void *lane, enum lane_slot slot, size_t bytes, struct backend_fault *fault
+);
+int cuda_lane_merge(
+    void *lane, const struct backend_job *jobs, size_t count, struct backend_fault *fault
+);
+
+#endif
