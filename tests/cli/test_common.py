@@ -301,7 +301,7 @@ class Completion(VeraTest):
         self.assertEqual(self.ask_bash("completion", "z"), ["zsh"])
         self.assertEqual(self.ask_bash("completion", "zsh", ""), [])
         self.assertEqual(self.ask_bash("commit", "some"), ["some dir"])
-        self.assertEqual(self.ask_bash("apply", "main", "--device", "c"), ["cpu"])
+        self.assertEqual(self.ask_bash("apply", "main", "--device", "c"), ["cpu", "cuda"])
         self.assertEqual(self.ask_bash("apply", "main", "--device", "=", ""), ["auto", "cpu"])
         self.assertEqual(self.ask_bash("apply", "main", "--device", "="), ["auto", "cpu"])
         self.assertEqual(self.ask_bash("commit", "-m", ""), [])
