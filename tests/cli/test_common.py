@@ -302,8 +302,8 @@ class Completion(VeraTest):
         self.assertEqual(self.ask_bash("completion", "zsh", ""), [])
         self.assertEqual(self.ask_bash("commit", "some"), ["some dir"])
         self.assertEqual(self.ask_bash("apply", "main", "--device", "c"), ["cpu", "cuda"])
-        self.assertEqual(self.ask_bash("apply", "main", "--device", "=", ""), ["auto", "cpu"])
-        self.assertEqual(self.ask_bash("apply", "main", "--device", "="), ["auto", "cpu"])
+        self.assertEqual(self.ask_bash("apply", "main", "--device", "=", ""), ["auto", "cpu", "cuda"])
+        self.assertEqual(self.ask_bash("apply", "main", "--device", "="), ["auto", "cpu", "cuda"])
         self.assertEqual(self.ask_bash("commit", "-m", ""), [])
         self.assertEqual(self.ask_bash("commit", "--", "--js"), [])
 
