@@ -181,6 +181,7 @@ enum key_source {
     KEY_BIAS,
     KEY_TARGETS,
     KEY_MODULES,
+    KEY_TASK,
 };
 
 /* In byte order, as PEFT sorts them: what LoraConfig has had since its beginnings, and what vLLM
@@ -206,7 +207,7 @@ static const struct key {
     {"r", KEY_RANK, NULL},
     {"revision", KEY_CARRIED, "null"},
     {"target_modules", KEY_TARGETS, "null"},
-    {"task_type", KEY_CARRIED, "null"},
+    {"task_type", KEY_TASK, "null"},
     {"use_dora", KEY_FIXED, "false"},
     {"use_rslora", KEY_FIXED, "false"},
 };
@@ -246,6 +247,27 @@ static const char *bias_name(const struct adapter *adapter, bool bare)
     return strcmp(adapter->config.bias, "vera_only") == 0 ? "lora_only" : adapter->config.bias;
 }
 
+/* Does PEFT look for whole modules in an adapter for this task, whatever modules_to_save says?
+   (peft/peft_model.py: classifier and score, qa_outputs) */
+static bool task_has_modules(const char *task)
+{
+    static const char *const tasks[] = {"SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"};
+
+    for (size_t i = 0; task && i < sizeof(tasks) / sizeof(tasks[0]); i++) {
+        if (strcmp(task, tasks[i]) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Is the adapter's own value to be forgotten? */
+static bool is_dropped(const struct key *key, const struct adapter *adapter, bool bare)
+{
+    return (key->source == KEY_MODULES && bare) ||
+           (key->source == KEY_TASK && bare && adapter->other_count &&
+            task_has_modules(adapter->config.task_type));
+}
+
 static bool is_null(struct bytes value)
 {
     return value.len == 0 || bytes_equal(value, text_bytes("null"));
@@ -281,7 +303,7 @@ static int value_make(
         json_write_text(&writer, options->base_name);
     else if (key->source == KEY_TARGETS && is_null(own))
         targets_write(&writer, adapter);
-    else if (carried && key->source != KEY_FIXED && !(key->source == KEY_MODULES && bare))
+    else if (carried && key->source != KEY_FIXED && !is_dropped(key, adapter, bare))
         json_write_raw(&writer, own);
     else if (key->value)
         json_write_raw(&writer, text_bytes(key->value));

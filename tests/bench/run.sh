@@ -5,7 +5,7 @@ set -eu
 usage() {
     cat <<'USAGE'
 Usage: sh tests/bench/run.sh [--quick] [basis] [frames] [commit] [kernel] [apply] [algebra] [diff] [pull]
-                              [scale] [check]
+                              [scale] [check] [llama]
 
   --quick   3 runs of each instead of 11: to see that it works, not to quote
 
@@ -20,9 +20,11 @@ Usage: sh tests/bench/run.sh [--quick] [basis] [frames] [commit] [kernel] [apply
   pull      one new version from another machine, beside rsync and git-lfs: bytes and time
   scale     repositories of up to 10,000 versions on 1,000 branches: times, sizes, and what holds for every
             version (BENCH_SCALE="10 1000" for other sizes)
-  check     no benchmark: is what vera apply makes of a real model what PEFT and Transformers expect?
+  check     no benchmark: is what vera apply makes of a real model what PEFT and Transformers expect, and does a LoRA
+            that it exports compute in PEFT what the VeRA adapter does?
+  llama     no benchmark: does llama.cpp, built from its source (9 minutes), compute it with a GGUF that it exports?
 
-All but scale and check where none is named. torch, PEFT and Transformers (6 GB) go into tests/bench/.venv, the base
+All but scale, check and llama where none is named. torch, PEFT and Transformers (6 GB) go into tests/bench/.venv, the base
 model and the scratch files into tests/bench/.data; what cannot be had is said, and the rest runs.
 USAGE
 }
@@ -34,7 +36,7 @@ while [ $# -gt 0 ]; do
     case $1 in
     --quick) runs=3 ;;
     -h | --help) usage && exit 0 ;;
-    basis | frames | commit | large | kernel | apply | algebra | diff | pull | scale | check) benches="${benches:-} $1" ;;
+    basis | frames | commit | large | kernel | apply | algebra | diff | pull | scale | check | llama) benches="${benches:-} $1" ;;
     *) usage >&2 && exit 2 ;;
     esac
     shift
@@ -60,10 +62,13 @@ unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_OBJECT_DIRECTORY VERA_REPO VERA_C
 unset OPENBLAS_CORETYPE OPENBLAS_L2_SIZE
 export LC_ALL=C.UTF-8 HF_HUB_OFFLINE=1 PYTHONDONTWRITEBYTECODE=1
 
-if wanted basis || wanted apply || wanted check; then
+if wanted basis || wanted apply || wanted check || wanted llama; then
     sh "$here/setup.sh" torch || note "torch and PEFT cannot be had here: measuring without them"
 fi
-if wanted apply || wanted check; then
+if wanted llama; then
+    sh "$here/setup_llama.sh"
+fi
+if wanted apply || wanted check || wanted llama; then
     sh "$here/fetch_minilm.sh" || note "the MiniLM model cannot be had here: no apply, no check"
 fi
 if wanted commit && ! git lfs version >/dev/null 2>&1; then
@@ -73,11 +78,18 @@ fi
 python=python3
 [ ! -x "$here/.venv/bin/python" ] || python=$here/.venv/bin/python
 export BENCH_BUILD="$build" BENCH_RUNS="$runs"
-[ "$benches" = " check" ] || "$python" "$here/common.py"
+case $benches in
+" check" | " llama" | " check llama") ;;
+*) "$python" "$here/common.py" ;;
+esac
 for bench in $benches; do
     case $bench in
     algebra | kernel) "$build/tests/bench/bench_$bench" ;;
-    check) "$python" "$here/check_minilm.py" ;;
+    check)
+        "$python" "$here/check_minilm.py"
+        "$python" "$here/check_exports.py" peft
+        ;;
+    llama) "$python" "$here/check_exports.py" llama ;;
     *) "$python" "$here/bench_$bench.py" ;;
     esac
 done
