@@ -25,12 +25,12 @@ enum merge_dtype : uint32_t {
 
 /* One adapter's share of one tensor. All pointers are to device memory, aligned to 4 bytes. */
 struct merge_term {
-    const float *a;        /* A: [rank, a_stride], the first `in` of each row are used */
-    const float *b_matrix; /* B: [>= out, rank] */
-    const float *d;        /* [rank] */
-    const float *factor;   /* w*b, rounded once: of the range's rows (so factor[0] belongs to
-                              first_row); all of them, [out], if transposed */
-    uint64_t a_stride, rank;
+    const float *a;          /* A: [rank, a_stride], the first `in` of each row are used */
+    const float *b_matrix;   /* B: [>= out, rank] */
+    const float *d;          /* [rank] */
+    const float *factor;     /* w*b, rounded once: of the range's rows (so factor[0] belongs to
+                                first_row); all of them, [out], if transposed */
+    uint64_t a_stride, rank; /* rank: below 2^31 */
 };
 
 /* Rows [first_row, first_row + rows) of W [out, in], or of W [in, out] if `transposed`: y from
@@ -52,7 +52,6 @@ struct merge_grid {
     uint32_t tiles; /* blocks; 0 where there is nothing to do */
     uint32_t edge;  /* rows and columns of a tile: 128, or 64 where that many would leave a large
                        device idle */
-    bool several;   /* a tensor has more than one term */
 };
 
 /* Cut `tensors`, which are in host memory and are to be copied to the device after that: sets each

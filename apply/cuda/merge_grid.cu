@@ -26,7 +26,6 @@ tiles_count(struct merge_tensor *tensors, uint32_t count, uint32_t edge, bool as
 bool merge_grid_make(struct merge_grid *out, struct merge_tensor *tensors, uint32_t count)
 {
     uint32_t edge = 128;
-    bool several = false;
 
     if (tiles_count(tensors, count, edge, false) < LARGE_TILES)
         edge = 64;
@@ -34,8 +33,6 @@ bool merge_grid_make(struct merge_grid *out, struct merge_tensor *tensors, uint3
     if (tiles > INT32_MAX)
         return false;
     tiles_count(tensors, count, edge, true);
-    for (uint32_t i = 0; i < count; i++)
-        several |= tensors[i].term_count > 1;
-    *out = {(uint32_t)tiles, edge, several};
+    *out = {(uint32_t)tiles, edge};
     return true;
 }

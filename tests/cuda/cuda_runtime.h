@@ -18,6 +18,7 @@
 #define __shared__      static
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
+#define __align__(bytes) __attribute__((aligned(bytes)))
 
 enum cudaError_t {
     cudaSuccess = 0,
@@ -158,6 +159,22 @@ inline float __uint_as_float(uint32_t bits)
     float value;
     memcpy(&value, &bits, sizeof(value));
     return value;
+}
+
+/* Loads that go through the read-only cache, loads and stores of what is used once. */
+template <typename T> inline T __ldg(const T *at)
+{
+    return *at;
+}
+
+template <typename T> inline T __ldcs(const T *at)
+{
+    return *at;
+}
+
+template <typename T> inline void __stcs(T *at, T value)
+{
+    *at = value;
 }
 
 inline int __clz(int value)

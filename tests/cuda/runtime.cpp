@@ -40,8 +40,10 @@ struct CUevent_st {
 };
 
 struct stream_work {
-    std::function<void()> run;
-    cudaEvent_t awaited; /* null, or run() is to wait for its `record`-th record */
+    std::function<void()> run; /* empty: wait for the `record`-th record of `awaited` */
+    bool kernel;               /* may touch all device memory; else what these are in: */
+    const void *to, *from;
+    cudaEvent_t awaited;
     uint64_t record;
 };
 
@@ -76,7 +78,6 @@ struct device {
     unsigned fail_in = 0;
     cudaError_t fail_error = cudaSuccess;
     bool leaks_fatal = false;
-    bool readable = false;
 
     device();
     ~device();
@@ -145,30 +146,46 @@ cudaError_t enter(const char *call)
 
 /* ---- Streams ---- */
 
-void memory_protect(bool readable)
+void memory_protect(const allocation &memory, int protection)
 {
-    if (state.readable == readable)
-        return;
-    state.readable = readable;
     size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-    for (auto &[address, memory] : state.memories)
-        mprotect(
-            memory.map + page, memory.map_bytes - 2 * page,
-            readable ? PROT_READ | PROT_WRITE : PROT_NONE
-        );
+
+    mprotect(memory.map + page, memory.map_bytes - 2 * page, protection);
+}
+
+void memory_protect_of(const void *pointer, int protection)
+{
+    uintptr_t at = reinterpret_cast<uintptr_t>(pointer);
+    auto next = state.memories.upper_bound(at);
+
+    if (next == state.memories.begin())
+        return;
+    const auto &[address, memory] = *std::prev(next);
+    if (at - address < memory.bytes)
+        memory_protect(memory, protection);
+}
+
+void work_protect(const stream_work &work, int protection)
+{
+    if (work.kernel) {
+        for (auto &[address, memory] : state.memories)
+            memory_protect(memory, protection);
+        return;
+    }
+    memory_protect_of(work.to, protection);
+    memory_protect_of(work.from, protection);
 }
 
 /* The host's rounding mode, FTZ and DAZ are not the device's. */
-void run_on_device(const std::function<void()> &run)
+void run_on_device(const stream_work &work)
 {
     fenv_t host;
-    bool was_readable = state.readable;
 
     fegetenv(&host);
     fesetenv(FE_DFL_ENV);
-    memory_protect(true);
-    run();
-    memory_protect(was_readable);
+    work_protect(work, PROT_READ | PROT_WRITE);
+    work.run();
+    work_protect(work, PROT_NONE);
     fesetenv(&host);
 }
 
@@ -186,10 +203,10 @@ void stream_step(cudaStream_t stream)
         die("work waits for an event that no stream will record");
     stream_work work = std::move(stream->queue.front());
     stream->queue.pop_front();
-    if (work.awaited)
-        event_reach(work.awaited, work.record);
+    if (work.run)
+        run_on_device(work);
     else
-        run_on_device(work.run);
+        event_reach(work.awaited, work.record);
 }
 
 void stream_drain(cudaStream_t stream)
@@ -229,7 +246,7 @@ cudaError_t enqueue(cudaStream_t stream, stream_work work)
 {
     if (!stream) {
         drain_all();
-        run_on_device(work.run);
+        run_on_device(work);
         return cudaSuccess;
     }
     if (!state.streams.count(stream))
@@ -304,11 +321,19 @@ bool is_pageable(const void *to, size_t to_bytes, const void *from, size_t from_
     return pageable;
 }
 
-cudaError_t enqueue_copy(cudaStream_t stream, std::function<void()> copy, bool pageable)
+cudaError_t enqueue_copy(
+    cudaStream_t stream,
+    std::function<void()> copy,
+    const void *to,
+    size_t to_bytes,
+    const void *from,
+    size_t from_bytes
+)
 {
-    cudaError_t error = enqueue(stream, {std::move(copy), nullptr, 0});
+    bool pageable = stream && is_pageable(to, to_bytes, from, from_bytes);
+    cudaError_t error = enqueue(stream, {std::move(copy), false, to, from, nullptr, 0});
 
-    if (error == cudaSuccess && pageable && stream)
+    if (error == cudaSuccess && pageable)
         stream_drain(stream);
     return error;
 }
@@ -434,7 +459,7 @@ cudaError_t emulated_launch(const cudaLaunchConfig_t *config, std::function<void
         grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535)
         return answer(cudaErrorInvalidConfiguration);
     auto run = [=]() { fiber_run_grid(grid, block, thread_main); };
-    return enqueue(config->stream, {run, nullptr, 0});
+    return enqueue(config->stream, {run, true, nullptr, nullptr, nullptr, 0});
 }
 
 /* ---- The API ---- */
@@ -463,8 +488,7 @@ cudaError_t emulated_malloc(void **pointer, size_t bytes)
     memset(data, FILL, bytes);
     memset(data + bytes, TAIL, inner - bytes);
     ASAN_POISON_MEMORY_REGION(data + bytes, inner - bytes);
-    if (!state.readable)
-        mprotect(data, inner, PROT_NONE);
+    mprotect(data, inner, PROT_NONE);
     state.memories[reinterpret_cast<uintptr_t>(data)] = {
         bytes, static_cast<char *>(map), inner + 2 * page};
     state.used += bytes;
@@ -572,10 +596,8 @@ cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, c
     cudaError_t error = check_copy(to, bytes, from, bytes, kind);
     if (error != cudaSuccess)
         return error;
-    bool pageable = is_pageable(to, bytes, from, bytes);
-    return enqueue_copy(
-        stream, [=]() { memcpy(to, from, bytes); }, pageable
-    );
+    auto copy = [=]() { memcpy(to, from, bytes); };
+    return enqueue_copy(stream, copy, to, bytes, from, bytes);
 }
 
 cudaError_t cudaMemcpy2DAsync(
@@ -606,7 +628,7 @@ cudaError_t cudaMemcpy2DAsync(
                 static_cast<const char *>(from) + i * from_pitch, width
             );
     };
-    return enqueue_copy(stream, copy, is_pageable(to, to_bytes, from, from_bytes));
+    return enqueue_copy(stream, copy, to, to_bytes, from, from_bytes);
 }
 
 cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind kind)
@@ -615,9 +637,10 @@ cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind 
     if (bytes == 0)
         return cudaSuccess;
     cudaError_t error = check_copy(to, bytes, from, bytes, kind);
-    return error != cudaSuccess
-               ? error
-               : enqueue(nullptr, {[=]() { memcpy(to, from, bytes); }, nullptr, 0});
+    if (error != cudaSuccess)
+        return error;
+    auto copy = [=]() { memcpy(to, from, bytes); };
+    return enqueue_copy(nullptr, copy, to, bytes, from, bytes);
 }
 
 cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t stream)
@@ -627,7 +650,8 @@ cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t stre
         return cudaSuccess;
     if (!is_device(to, bytes))
         return answer(cudaErrorInvalidValue);
-    return enqueue(stream, {[=]() { memset(to, value, bytes); }, nullptr, 0});
+    auto set = [=]() { memset(to, value, bytes); };
+    return enqueue(stream, {set, false, to, nullptr, nullptr, 0});
 }
 
 cudaError_t cudaMemset(void *to, int value, size_t bytes)
@@ -635,7 +659,8 @@ cudaError_t cudaMemset(void *to, int value, size_t bytes)
     ENTER("cudaMemset");
     if (bytes > 0 && !is_device(to, bytes))
         return answer(cudaErrorInvalidValue);
-    return enqueue(nullptr, {[=]() { memset(to, value, bytes); }, nullptr, 0});
+    auto set = [=]() { memset(to, value, bytes); };
+    return enqueue(nullptr, {set, false, to, nullptr, nullptr, 0});
 }
 
 static cudaError_t stream_new(const char *call, cudaStream_t *stream)
@@ -712,7 +737,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
         event_reach(event, event->recorded);
         return cudaSuccess;
     }
-    return enqueue(stream, {[]() {}, event, event->recorded});
+    return enqueue(stream, {nullptr, false, nullptr, nullptr, event, event->recorded});
 }
 
 cudaError_t cudaDeviceSynchronize(void)
@@ -773,7 +798,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
         event->completed = record;
         event->time = now();
     };
-    return enqueue(stream, {run, nullptr, 0});
+    return enqueue(stream, {run, false, nullptr, nullptr, nullptr, 0});
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event)

@@ -1,0 +1,584 @@
+/*
+ * Tests of the kernels of apply/cuda on the emulated device. Exact mode must give the bits of
+ * kernel_merge() and of the three plain loops below, for any shape and in every order of a block's
+ * threads; fast mode must stay within the bound that merge_fast.cu states, against float64.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+extern "C" {
+#include <cmocka.h>
+}
+
+#include <math.h>
+
+#include <vector>
+
+#include "apply/cuda/kernels.h"
+#include "tests/cuda/emulated.h"
+
+extern "C" {
+#include "apply/kernel.h"
+}
+
+namespace
+{
+
+const unsigned SHAPES = 240;
+
+uint64_t random_state = 20250601;
+
+uint32_t random_u32()
+{
+    random_state = random_state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+    return static_cast<uint32_t>(random_state >> 33) ^ static_cast<uint32_t>(random_state >> 13);
+}
+
+uint32_t random_below(uint32_t n)
+{
+    return random_u32() % n;
+}
+
+float float_of(uint32_t bits)
+{
+    float value;
+
+    memcpy(&value, &bits, sizeof(value));
+    return value;
+}
+
+uint32_t bits_of(float value)
+{
+    uint32_t bits;
+
+    memcpy(&bits, &value, sizeof(bits));
+    return bits;
+}
+
+float random_unit()
+{
+    return static_cast<float>(static_cast<int32_t>(random_u32())) * 0x1p-31f;
+}
+
+/* Finite: mostly about 1, sometimes a zero, a subnormal or very large. */
+float random_finite(unsigned zeros_of_64)
+{
+    static const float extreme[] = {0x1p-149f,       -0x1.8p-130f, 0x1p-126f,
+                                    0x1.fffffep127f, -0x1p100f,    0x1p-80f};
+    uint32_t kind = random_below(64);
+
+    if (kind < zeros_of_64)
+        return kind % 2 ? 0.0f : -0.0f;
+    return kind == 63 ? extreme[random_below(6)] : random_unit();
+}
+
+/* Any bits a weight may have. */
+uint32_t random_weight_bits()
+{
+    static const uint32_t special[] = {0x80000000, 0,          0x7f800000, 0xff800000,
+                                       0x7fc00000, 0xffc00001, 0x7f800001, 0xffabcdef,
+                                       0x00000001, 0x807fffff, 0x7f7fffff};
+    uint32_t kind = random_below(16);
+
+    if (kind == 0)
+        return special[random_below(sizeof(special) / sizeof(special[0]))];
+    return kind == 1 ? random_u32() : bits_of(random_unit());
+}
+
+/* Device memory that holds a copy. */
+struct device_copy {
+    void *at = nullptr;
+
+    device_copy(const void *from, size_t bytes)
+    {
+        assert_int_equal(cudaMalloc(&at, bytes), cudaSuccess);
+        assert_int_equal(cudaMemcpy(at, from, bytes, cudaMemcpyHostToDevice), cudaSuccess);
+    }
+    device_copy(const device_copy &) = delete;
+    device_copy(device_copy &&other) : at(other.at)
+    {
+        other.at = nullptr;
+    }
+    ~device_copy()
+    {
+        cudaFree(at);
+    }
+};
+
+struct term {
+    std::vector<float> a, b_matrix, d, b, factor;
+    uint64_t a_stride, rank;
+    float weight;
+    size_t a_skip, b_skip; /* floats before A and B, so that they are not aligned */
+};
+
+struct module {
+    enum dtype dtype;
+    bool transposed;
+    uint64_t out, in;            /* of the whole matrix */
+    uint64_t row_begin, row_end; /* of the range */
+    uint64_t from_stride, to_stride, from_skip, to_skip;
+    bool in_place;
+    std::vector<uint8_t> whole; /* W, contiguous */
+    std::vector<term> terms;
+
+    size_t size() const
+    {
+        return dtype == DTYPE_F32 ? 4 : 2;
+    }
+    uint64_t cols() const
+    {
+        return transposed ? out : in;
+    }
+    uint64_t rows() const
+    {
+        return row_end - row_begin;
+    }
+};
+
+struct shape {
+    enum dtype dtype;
+    bool transposed;
+    uint64_t out, in, rank;
+    unsigned terms;
+    bool extreme; /* any bits in W, and extreme numbers */
+};
+
+std::vector<float> numbers(size_t count, unsigned zeros, bool extreme)
+{
+    std::vector<float> values(count);
+
+    for (float &value : values)
+        value = extreme ? random_finite(zeros) : random_below(64) < zeros ? 0 : random_unit();
+    return values;
+}
+
+void weights_make(module *module, bool extreme)
+{
+    module->whole.resize(module->out * module->in * module->size());
+    for (size_t i = 0; i < module->out * module->in; i++) {
+        uint32_t bits = extreme ? random_weight_bits() : bits_of(random_unit());
+        uint16_t half = static_cast<uint16_t>(bits >> 16);
+        if (module->dtype == DTYPE_F16 && (!extreme || random_below(16)))
+            half = f16_from_float(float_of(bits));
+        if (module->dtype == DTYPE_F32)
+            memcpy(&module->whole[4 * i], &bits, 4);
+        else
+            memcpy(&module->whole[2 * i], &half, 2);
+    }
+}
+
+/* Rows of [1, whole] of it, strides and offsets that are aligned or not, in place or not. */
+void range_make(module *module)
+{
+    uint64_t all = module->transposed ? module->in : module->out;
+
+    module->row_begin = random_below(3) ? 0 : random_below(static_cast<uint32_t>(all));
+    module->row_end = all;
+    if (random_below(2))
+        module->row_end -= random_below(static_cast<uint32_t>(all - module->row_begin));
+    module->from_stride = module->cols() + (random_below(2) ? random_below(7) : 0);
+    module->from_skip = random_below(2) ? random_below(5) : 0;
+    module->in_place = random_below(2) != 0;
+    module->to_stride = module->in_place ? module->from_stride : module->cols() + random_below(6);
+    module->to_skip = module->in_place ? module->from_skip : random_below(3);
+}
+
+module module_make(const shape &shape)
+{
+    static const float weights[] = {1, 1, 1, 0.5f, -0.3f, 1e-30f, 0};
+    module module = {};
+
+    module.dtype = shape.dtype;
+    module.transposed = shape.transposed;
+    module.out = shape.out;
+    module.in = shape.in;
+    weights_make(&module, shape.extreme);
+    range_make(&module);
+    for (unsigned s = 0; s < shape.terms; s++) {
+        term term = {};
+        term.rank = s ? 1 + random_below(static_cast<uint32_t>(shape.rank)) : shape.rank;
+        term.a_stride = shape.in + (random_below(2) ? 0 : random_below(4));
+        term.a_skip = random_below(2) ? 0 : random_below(4);
+        term.b_skip = random_below(2) ? 0 : random_below(4);
+        term.a = numbers(term.a_skip + term.rank * term.a_stride, 1, shape.extreme);
+        term.b_matrix = numbers(
+            term.b_skip + (shape.out + random_below(3)) * term.rank, 1, shape.extreme
+        );
+        term.d = numbers(term.rank, 4, shape.extreme);
+        term.b = numbers(shape.out, s ? 30 : 12, shape.extreme);
+        term.weight = shape.extreme ? weights[random_below(shape.terms == 1 ? 3 : 7)] : 1;
+        for (float b : term.b) {
+            volatile float rounded = term.weight * b;
+            float factor = rounded;
+            term.factor.push_back(factor);
+        }
+        module.terms.push_back(std::move(term));
+    }
+    return module;
+}
+
+/* ---- Merging on the device ---- */
+
+enum merge_dtype device_dtype(enum dtype dtype)
+{
+    return dtype == DTYPE_F32 ? MERGE_F32 : dtype == DTYPE_BF16 ? MERGE_BF16 : MERGE_F16;
+}
+
+/* The rows of the range, at a stride, behind `skip` elements, in `fill`. */
+std::vector<uint8_t> strided(const module &module, uint64_t stride, uint64_t skip, int fill)
+{
+    size_t size = module.size();
+    std::vector<uint8_t> bytes(
+        (skip + (module.rows() - 1) * stride + module.cols()) * size, static_cast<uint8_t>(fill)
+    );
+
+    for (uint64_t i = 0; i < module.rows() && fill == 0; i++)
+        memcpy(
+            &bytes[(skip + i * stride) * size],
+            &module.whole[(module.row_begin + i) * module.cols() * size], module.cols() * size
+        );
+    return bytes;
+}
+
+/* What a launch reads and writes, on the device. */
+struct launch {
+    std::vector<device_copy> copies;
+    std::vector<merge_tensor> tensors;
+    std::vector<merge_term> terms;
+    std::vector<uint8_t *> results;
+
+    template <typename T> T *copy(const std::vector<T> &values)
+    {
+        copies.emplace_back(values.data(), values.size() * sizeof(T));
+        return static_cast<T *>(copies.back().at);
+    }
+    void add(const module &module);
+};
+
+void launch::add(const module &module)
+{
+    merge_tensor tensor = {};
+    size_t size = module.size();
+
+    tensor.from = copy(strided(module, module.from_stride, module.from_skip, 0)) +
+                  module.from_skip * size;
+    tensor.to = const_cast<uint8_t *>(tensor.from);
+    if (!module.in_place)
+        tensor.to = copy(strided(module, module.to_stride, module.to_skip, 0x77)) +
+                    module.to_skip * size;
+    tensor.rows = module.rows();
+    tensor.cols = module.cols();
+    tensor.from_stride = module.from_stride;
+    tensor.to_stride = module.to_stride;
+    tensor.first_row = module.row_begin;
+    tensor.dtype = device_dtype(module.dtype);
+    tensor.transposed = module.transposed;
+    tensor.term_begin = static_cast<uint32_t>(terms.size());
+    tensor.term_count = static_cast<uint32_t>(module.terms.size());
+    for (const term &term : module.terms) {
+        uint64_t first = module.transposed ? 0 : module.row_begin;
+        terms.push_back({
+            copy(term.a) + term.a_skip,
+            copy(term.b_matrix) + term.b_skip,
+            copy(term.d),
+            copy(term.factor) + first,
+            term.a_stride,
+            term.rank,
+        });
+    }
+    results.push_back(tensor.to);
+    tensors.push_back(tensor);
+}
+
+typedef cudaError_t launch_function(
+    const merge_grid *, const merge_tensor *, uint32_t, const merge_term *, cudaStream_t
+);
+
+/* The range of each module after one launch for all, contiguous. */
+std::vector<std::vector<uint8_t>>
+merge(const std::vector<module> &modules, launch_function *function, uint32_t edge = 0)
+{
+    launch launch;
+    merge_grid grid;
+    cudaStream_t stream;
+    std::vector<std::vector<uint8_t>> merged;
+
+    for (const module &module : modules)
+        launch.add(module);
+    uint32_t count = static_cast<uint32_t>(modules.size());
+    assert_true(merge_grid_make(&grid, launch.tensors.data(), count));
+    if (edge == 128) { /* as a large launch has it */
+        grid = {0, edge};
+        for (merge_tensor &tensor : launch.tensors) {
+            tensor.tile_begin = grid.tiles;
+            grid.tiles += static_cast<uint32_t>(
+                (tensor.rows + edge - 1) / edge * ((tensor.cols + edge - 1) / edge)
+            );
+        }
+    }
+    const merge_tensor *tensors = launch.copy(launch.tensors);
+    if (launch.terms.empty())
+        launch.terms.emplace_back();
+    const merge_term *terms = launch.copy(launch.terms);
+    assert_int_equal(cudaStreamCreate(&stream), cudaSuccess);
+    assert_int_equal(function(&grid, tensors, count, terms, stream), cudaSuccess);
+    assert_int_equal(cudaStreamSynchronize(stream), cudaSuccess);
+    assert_int_equal(cudaStreamDestroy(stream), cudaSuccess);
+    for (size_t i = 0; i < modules.size(); i++) {
+        size_t row = modules[i].cols() * modules[i].size();
+        merged.emplace_back(modules[i].rows() * row);
+        for (uint64_t n = 0; n < modules[i].rows(); n++)
+            assert_int_equal(
+                cudaMemcpy(
+                    &merged[i][n * row],
+                    launch.results[i] + n * modules[i].to_stride * modules[i].size(), row,
+                    cudaMemcpyDeviceToHost
+                ),
+                cudaSuccess
+            );
+    }
+    return merged;
+}
+
+/* ---- What it must give ---- */
+
+float load(const module &module, uint64_t index)
+{
+    float value;
+
+    dtype_widen(&value, &module.whole[index * module.size()], 1, module.dtype);
+    return value;
+}
+
+std::vector<uint8_t> plain_loops(const module &module)
+{
+    size_t size = module.size(), row = module.cols() * size;
+    std::vector<uint8_t> expected(
+        module.whole.begin() + static_cast<ptrdiff_t>(module.row_begin * row),
+        module.whole.begin() + static_cast<ptrdiff_t>(module.row_end * row)
+    );
+
+    for (uint64_t n = 0; n < module.rows() * module.cols(); n++) {
+        uint64_t row_at = module.row_begin + n / module.cols(), col = n % module.cols();
+        uint64_t i = module.transposed ? col : row_at, j = module.transposed ? row_at : col;
+        float y = load(module, row_at * module.cols() + col);
+        bool touched = false;
+        for (const term &term : module.terms) {
+            float acc = 0;
+            if (term.factor[i] == 0)
+                continue;
+            for (uint64_t k = 0; k < term.rank; k++) {
+                volatile float t = term.d[k] * term.a[term.a_skip + k * term.a_stride + j];
+                acc = fmaf(term.b_matrix[term.b_skip + i * term.rank + k], t, acc);
+            }
+            y = fmaf(term.factor[i], acc, y);
+            touched = true;
+        }
+        uint32_t f32 = isnan(y) ? 0x7fc00000 : bits_of(y);
+        uint16_t half = module.dtype == DTYPE_BF16 ? bf16_from_float(y) : f16_from_float(y);
+        if (touched)
+            memcpy(
+                &expected[n * size], module.dtype == DTYPE_F32 ? static_cast<void *>(&f32) : &half,
+                size
+            );
+    }
+    return expected;
+}
+
+std::vector<uint8_t> on_cpu(const module &module)
+{
+    std::vector<uint8_t> bytes = strided(module, module.cols(), 0, 0);
+    std::vector<kernel_term> terms;
+
+    for (const term &term : module.terms)
+        terms.push_back(
+            {term.a.data() + term.a_skip, term.b_matrix.data() + term.b_skip, term.d.data(),
+             term.b.data(), term.a_stride, term.rank, term.weight}
+        );
+    assert_int_equal(
+        kernel_merge(
+            bytes.data(), module.dtype, module.out, module.in, module.transposed, module.row_begin,
+            module.row_end, terms.data(), terms.size(), 1
+        ),
+        0
+    );
+    return bytes;
+}
+
+void assert_bits(const std::vector<uint8_t> &got, const std::vector<uint8_t> &expected)
+{
+    assert_int_equal(got.size(), expected.size());
+    assert_memory_equal(got.data(), expected.data(), got.size());
+}
+
+/* Shapes of all kinds: mostly small and odd, some above a tile. */
+shape random_shape()
+{
+    static const uint64_t primes[] = {1, 2, 3, 5, 7, 13, 31, 61, 67, 127, 131, 257};
+    static const enum dtype dtypes[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F16};
+    shape shape = {};
+
+    shape.dtype = dtypes[random_below(3)];
+    shape.transposed = random_below(2) != 0;
+    shape.out = random_below(2) ? primes[random_below(12)] : 1 + random_below(96);
+    shape.in = random_below(2) ? primes[random_below(12)] : 1 + random_below(96);
+    shape.rank = random_below(4) ? 1 + random_below(20) : random_below(2) ? 1 : 33;
+    shape.terms = random_below(3) ? 1 : 2 + random_below(2);
+    shape.extreme = true;
+    return shape;
+}
+
+const unsigned fiber_orders[] = {EMULATED_FORWARD, EMULATED_REVERSE, 77};
+
+/* ---- The tests ---- */
+
+void every_shape_has_the_cpus_bits(void **)
+{
+    for (unsigned n = 0; n < SHAPES; n++) {
+        std::vector<module> modules;
+        modules.push_back(module_make(random_shape()));
+        std::vector<uint8_t> expected = plain_loops(modules[0]);
+        assert_bits(on_cpu(modules[0]), expected);
+        for (unsigned order : fiber_orders) {
+            emulated_fibers(order);
+            assert_bits(merge(modules, merge_exact_launch)[0], expected);
+        }
+    }
+}
+
+/* Whole tiles of both sizes, read 16 bytes at a time, and one element more. */
+void tiles_and_their_edges_have_the_cpus_bits(void **)
+{
+    static const shape shapes[] = {
+        {DTYPE_F32, false, 128, 128, 16, 1, true},  {DTYPE_BF16, false, 128, 128, 8, 1, true},
+        {DTYPE_F32, true, 128, 256, 8, 2, true},    {DTYPE_F16, true, 128, 128, 24, 1, true},
+        {DTYPE_BF16, false, 129, 130, 9, 2, true},  {DTYPE_F32, false, 64, 64, 256, 1, true},
+        {DTYPE_BF16, true, 127, 129, 256, 1, true},
+    };
+
+    for (const shape &shape : shapes) {
+        for (uint32_t edge : {64u, 128u}) {
+            std::vector<module> modules;
+            modules.push_back(module_make(shape));
+            modules[0].row_begin = 0; /* all of it */
+            modules[0].row_end = shape.transposed ? shape.in : shape.out;
+            for (unsigned order : fiber_orders) {
+                emulated_fibers(order);
+                assert_bits(merge(modules, merge_exact_launch, edge)[0], plain_loops(modules[0]));
+            }
+        }
+    }
+}
+
+void one_launch_merges_many_modules(void **)
+{
+    std::vector<module> modules;
+
+    for (unsigned n = 0; n < 60; n++)
+        modules.push_back(module_make(random_shape()));
+    std::vector<std::vector<uint8_t>> merged = merge(modules, merge_exact_launch);
+    assert_int_equal(emulated_calls("cudaLaunchKernel"), 1);
+    for (size_t i = 0; i < modules.size(); i++)
+        assert_bits(merged[i], plain_loops(modules[i]));
+}
+
+/* -0 as a sum must not become +0 where k is filled up to a slab. */
+void a_sum_of_minus_zero_keeps_its_sign(void **)
+{
+    for (uint64_t rank = 1; rank <= 9; rank++) {
+        std::vector<module> modules;
+        modules.push_back(module_make({DTYPE_F32, false, 3, 5, rank, 1, false}));
+        term &term = modules[0].terms[0];
+        for (float &value : term.a)
+            value = 0x1p-100f;
+        for (float &value : term.b_matrix)
+            value = -0x1p-100f; /* the product rounds to -0 */
+        for (float &value : term.d)
+            value = 1;
+        for (float &value : term.factor)
+            value = 1;
+        for (size_t i = 0; i < modules[0].whole.size(); i += 4)
+            memset(&modules[0].whole[i], 0, 3), modules[0].whole[i + 3] = 0x80;
+        std::vector<uint8_t> merged = merge(modules, merge_exact_launch)[0];
+        assert_bits(merged, plain_loops(modules[0]));
+        assert_int_equal(merged[3], 0x80);
+    }
+}
+
+void nothing_to_do_launches_nothing(void **)
+{
+    merge_grid grid;
+    std::vector<merge_tensor> tensors(2);
+
+    assert_true(merge_grid_make(&grid, tensors.data(), 0));
+    assert_int_equal(grid.tiles, 0);
+    tensors[0].rows = 5; /* no columns */
+    assert_true(merge_grid_make(&grid, tensors.data(), 2));
+    assert_int_equal(grid.tiles, 0);
+    assert_int_equal(merge_exact_launch(&grid, nullptr, 0, nullptr, nullptr), cudaSuccess);
+    assert_int_equal(emulated_calls("cudaLaunchKernel"), 0);
+}
+
+void too_many_tiles_for_a_launch_are_refused(void **)
+{
+    merge_grid grid = {7, 7};
+    std::vector<merge_tensor> tensors(3);
+
+    tensors[0].rows = tensors[0].cols = UINT64_C(128) * 46340;
+    assert_true(merge_grid_make(&grid, tensors.data(), 1));
+    assert_int_equal(grid.tiles, 46340 * 46340);
+    assert_int_equal(grid.edge, 128);
+    grid = {7, 7};
+    tensors[1].rows = tensors[1].cols = UINT64_C(128) * 400;
+    assert_false(merge_grid_make(&grid, tensors.data(), 2));
+    tensors[0].rows = tensors[0].cols = UINT64_MAX;
+    assert_false(merge_grid_make(&grid, tensors.data(), 1));
+    assert_int_equal(grid.tiles, 7);
+}
+
+void a_launch_that_fails_says_so(void **)
+{
+    std::vector<merge_tensor> tensors(1);
+    merge_grid grid;
+
+    tensors[0].rows = tensors[0].cols = 1;
+    assert_true(merge_grid_make(&grid, tensors.data(), 1));
+    emulated_fail("cudaLaunchKernel", 1, cudaErrorNoKernelImageForDevice);
+    assert_int_equal(
+        merge_exact_launch(&grid, nullptr, 1, nullptr, nullptr), cudaErrorNoKernelImageForDevice
+    );
+}
+
+int setup(void **)
+{
+    emulated_reset();
+    return 0;
+}
+
+int teardown(void **)
+{
+    return static_cast<int>(emulated_leaks());
+}
+
+} // namespace
+
+int main()
+{
+#define TEST(name)                                                                                 \
+    {                                                                                              \
+#name, name, setup, teardown, nullptr                                                      \
+    }
+    const CMUnitTest tests[] = {
+        TEST(every_shape_has_the_cpus_bits),  TEST(tiles_and_their_edges_have_the_cpus_bits),
+        TEST(one_launch_merges_many_modules), TEST(a_sum_of_minus_zero_keeps_its_sign),
+        TEST(nothing_to_do_launches_nothing), TEST(too_many_tiles_for_a_launch_are_refused),
+        TEST(a_launch_that_fails_says_so),
+    };
+
+    return cmocka_run_group_tests(tests, nullptr, nullptr);
+}
