@@ -4,8 +4,8 @@ set -eu
 
 usage() {
     cat <<'USAGE'
-Usage: sh tests/bench/run.sh [--quick] [basis] [frames] [commit] [kernel] [apply] [algebra] [diff] [pull]
-                              [scale] [check] [llama]
+Usage: sh tests/bench/run.sh [--quick] [basis] [frames] [commit] [kernel] [apply] [model] [algebra] [diff]
+                              [pull] [scale] [check] [llama]
 
   --quick   3 runs of each instead of 11: to see that it works, not to quote
 
@@ -15,6 +15,8 @@ Usage: sh tests/bench/run.sh [--quick] [basis] [frames] [commit] [kernel] [apply
   large     commit and export of a payload of 33 MB
   kernel    the exact kernel beside the most multiply-adds that a core can do
   apply     vera apply against PEFT: load, merge_and_unload, save
+  model     vera apply onto a base of Llama-3-8B's shape (16 GB, made here and deleted) against cp and PEFT
+            (BENCH_LAYERS="8" for less, BENCH_SCRATCH=DIR for another file system)
   algebra   norms, spectra and merges of adapters of MiniLM's and of Llama-3-8B's size
   diff      vera diff and show --spectrum of the same sizes: whole processes, their memory
   pull      one new version from another machine, beside rsync and git-lfs: bytes and time
@@ -24,7 +26,7 @@ Usage: sh tests/bench/run.sh [--quick] [basis] [frames] [commit] [kernel] [apply
             that it exports compute in PEFT what the VeRA adapter does?
   llama     no benchmark: does llama.cpp, built from its source (9 minutes), compute it with a GGUF that it exports?
 
-All but scale, check and llama where none is named. torch, PEFT and Transformers (6 GB) go into tests/bench/.venv, the base
+All but model, scale, check and llama where none is named. torch, PEFT and Transformers (6 GB) go into tests/bench/.venv, the base
 model and the scratch files into tests/bench/.data; what cannot be had is said, and the rest runs.
 USAGE
 }
@@ -36,7 +38,7 @@ while [ $# -gt 0 ]; do
     case $1 in
     --quick) runs=3 ;;
     -h | --help) usage && exit 0 ;;
-    basis | frames | commit | large | kernel | apply | algebra | diff | pull | scale | check | llama) benches="${benches:-} $1" ;;
+    basis | frames | commit | large | kernel | apply | model | algebra | diff | pull | scale | check | llama) benches="${benches:-} $1" ;;
     *) usage >&2 && exit 2 ;;
     esac
     shift
@@ -62,7 +64,7 @@ unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_OBJECT_DIRECTORY VERA_REPO VERA_C
 unset OPENBLAS_CORETYPE OPENBLAS_L2_SIZE
 export LC_ALL=C.UTF-8 HF_HUB_OFFLINE=1 PYTHONDONTWRITEBYTECODE=1
 
-if wanted basis || wanted apply || wanted check || wanted llama; then
+if wanted basis || wanted apply || wanted model || wanted check || wanted llama; then
     sh "$here/setup.sh" torch || note "torch and PEFT cannot be had here: measuring without them"
 fi
 if wanted llama; then
