@@ -222,7 +222,7 @@ def measure_size(where, layers):
                    "vera apply": lambda: process([VERA, "apply", adapter, "--base", base, "--out", out]),
                    "vera apply --threads 1":
                        lambda: process([VERA, "apply", adapter, "--base", base, "--out", out, "--threads", "1"])}
-    if importlib.util.find_spec("peft") and 1.3 * total < available_memory():
+    if not os.environ.get("NOPEFT") and importlib.util.find_spec("peft") and 1.3 * total < available_memory():
         contestants["PEFT"] = lambda: peft(base, adapter, out)
     best = {}
     for name, work in contestants.items():
@@ -257,7 +257,7 @@ def main():
     print(f"\nrank {RANK} onto q_proj and v_proj of Llama-3-8B's shape, bfloat16, on {kind}")
     try:
         for layers in LAYERS:
-            need = 3 * sum(size(shape) for _, shape in shapes(layers)) // 2 * 2
+            need = 21 * sum(size(shape) for _, shape in shapes(layers)) // 10
             if shutil.disk_usage(where).free < need:
                 print(f"\n{layers} layers: not measured, the disk has no {need / 1e9:.0f} GB")
                 continue
