@@ -29,12 +29,20 @@ struct apply_options {
 
 /* What the rounding to W's dtype kept of one module's change. Sums are in doubles. */
 struct apply_report {
-    char *module;       /* the (first) adapter's name of it */
+    char *module;       /* the (first) adapter's name of it; NULL for all of them together */
     double unchanged;   /* share of weights whose bits are the base's, 0..1 */
     double kept;        /* ||W'-W|| / ||dW||, Frobenius; NaN where dW is 0 */
+    double lost;        /* ||(W'-W)-dW|| / ||dW||; likewise */
     double max_change;  /* largest |W'-W| */
     uint64_t nonfinite; /* weights of W' that are infinite or NaN; they are in no sum */
 };
+
+/* Did the rounding swallow most of the change? Where more than half of ||dW||^2 did not arrive.
+   Where nothing is written `lost` is 1, where dW arrives to the last digit 0. `kept` cannot tell:
+   where steps of W's dtype are about as large as dW, weights that move do so by too much, and it
+   stays near 1 while little of what was learned arrives; nor can `unchanged`, since a change may
+   lie in a few weights. */
+bool report_is_swallowed(const struct apply_report *report);
 
 struct apply_result {
     uint64_t matched, modules; /* added up over the adapters */
@@ -48,6 +56,9 @@ struct apply_result {
     const char *fast_bound;      /* where that was fast: how far it is off, one line */
     struct apply_report *report; /* in byte order of module; NULL where none was asked for */
     size_t report_count;
+    struct apply_report report_total; /* of all modules */
+    uint64_t parts, parts_there;      /* 0 where it is not written in parts */
+    bool was_done; /* this part was written before, or all of it is finished already */
 };
 
 #define AUTO_APPLY_RESULT(name)                                                                    \
@@ -58,6 +69,36 @@ void apply_result_release(struct apply_result *result);
    E_INVALID: two adapters that bring the same bias or module, a weight other than 1 on one that
    brings any, output inside the base or the base itself; E_EXISTS; E_IO. */
 MUST_CHECK int materialize(
+    struct apply_result *out,
+    const struct apply_input *inputs,
+    size_t input_count,
+    const struct model *model,
+    const char *target,
+    const struct apply_options *options
+);
+
+/* One part of `parts` (1 or more, PARTS_MAX at most, format/partdir.h) of the same: processes on
+   any machines that share the file systems of base and target write a part each, in any order and
+   at any time; the last one puts `target` in its place. result: what this part did (report,
+   counts), and pinned and modules of the whole; where parts_there == parts the target is there, and
+   it is the sum of all. A part that is there already is not written again, and one that broke off
+   is begun anew. E_CONFLICT where the parts that are there are of other adapters, weights, another
+   base, mode, report or number of parts, naming all that differs (hint). An error leaves what other
+   parts have written. */
+MUST_CHECK int materialize_part(
+    struct apply_result *out,
+    const struct apply_input *inputs,
+    size_t input_count,
+    const struct model *model,
+    const char *target,
+    const struct apply_options *options,
+    uint64_t part,
+    uint64_t parts
+);
+
+/* Put the target in its place where the last part could not. The report is the parts', if they have
+   one. E_NOTFOUND where parts are missing, naming them. */
+MUST_CHECK int materialize_finish(
     struct apply_result *out,
     const struct apply_input *inputs,
     size_t input_count,

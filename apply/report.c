@@ -16,6 +16,7 @@ static void add_element(struct report_sums *sums, float before, float after, flo
     double moved = (double)after - (double)before;
     sums->changed += moved * moved;
     sums->wanted += (double)change * (double)change;
+    sums->lost += (moved - (double)change) * (moved - (double)change);
     if (fabs(moved) > sums->max_change)
         sums->max_change = fabs(moved);
 }
@@ -44,20 +45,44 @@ void report_add(
     sums->count += count;
 }
 
+void report_join(struct report_sums *sums, const struct report_sums *more)
+{
+    sums->count += more->count;
+    sums->unchanged += more->unchanged;
+    sums->nonfinite += more->nonfinite;
+    sums->changed += more->changed;
+    sums->wanted += more->wanted;
+    sums->lost += more->lost;
+    if (more->max_change > sums->max_change)
+        sums->max_change = more->max_change;
+}
+
+/* ||x|| / ||dW|| of two squares; NaN where dW is 0. */
+static double share_of(double square, double wanted)
+{
+    return wanted > 0 ? sqrt(square / wanted) : (double)NAN;
+}
+
 int report_finish(struct apply_report *out, const char *module, const struct report_sums *sums)
 {
-    char *name = bytes_dup(text_bytes(module));
+    char *name = module ? bytes_dup(text_bytes(module)) : NULL;
 
-    if (!name)
+    if (module && !name)
         return error_wrap(E_NOMEM, "%s", module);
     *out = (struct apply_report){
         .module = name,
         .unchanged = sums->count ? (double)sums->unchanged / (double)sums->count : 1,
-        .kept = sums->wanted > 0 ? sqrt(sums->changed / sums->wanted) : (double)NAN,
+        .kept = share_of(sums->changed, sums->wanted),
+        .lost = share_of(sums->lost, sums->wanted),
         .max_change = sums->max_change,
         .nonfinite = sums->nonfinite,
     };
     return 0;
+}
+
+bool report_is_swallowed(const struct apply_report *report)
+{
+    return report->lost * report->lost > 0.5; /* false for NaN: nothing to lose */
 }
 
 void apply_result_release(struct apply_result *result)

@@ -10,6 +10,7 @@ struct report_sums {
     uint64_t count, unchanged, nonfinite;
     double changed; /* ||W'-W||^2 */
     double wanted;  /* ||dW||^2 */
+    double lost;    /* ||(W'-W) - dW||^2 */
     double max_change;
 };
 
@@ -24,7 +25,10 @@ void report_add(
     enum dtype dtype
 );
 
-/* module is copied. */
+/* One more module's. */
+void report_join(struct report_sums *sums, const struct report_sums *more);
+
+/* module is copied; NULL for the sum of all. */
 MUST_CHECK int
 report_finish(struct apply_report *out, const char *module, const struct report_sums *sums);
 

@@ -532,28 +532,35 @@ static int report_compare(const void *a, const void *b)
     );
 }
 
-int stream_report(struct apply_result *out, const struct stream *stream)
+/* Of the modules that were streamed: those of a part, where it is one. */
+static int reports_make(struct apply_result *out, const struct stream *stream)
 {
     const struct rewrites *all = stream->rewrites;
+    struct report_sums total = {0};
+    int err = 0;
+
+    if (!(out->report = array_new(all->count, sizeof(*out->report))))
+        return error_wrap(E_NOMEM, "report");
+    for (size_t i = 0; err == 0 && i < all->count; i++) {
+        const struct plan_target *target = all->tensors[i].parts[0].target;
+        if (!target || !stream->sums[i].count)
+            continue;
+        err = report_finish(&out->report[out->report_count], target->module, &stream->sums[i]);
+        out->report_count += err == 0;
+        report_join(&total, &stream->sums[i]);
+    }
+    qsort(out->report, out->report_count, sizeof(*out->report), report_compare);
+    return err < 0 ? err : report_finish(&out->report_total, NULL, &total);
+}
+
+int stream_report(struct apply_result *out, const struct stream *stream)
+{
     const struct device *device = &stream->device;
     const char *name = device->backend->device_name(device->session);
-    int err = 0;
 
     out->device = device->backend->name;
     snprintf(out->device_name, sizeof(out->device_name), "%s", name ? name : "");
     out->math = device->math;
     out->fast_bound = device->math == MATH_FAST ? device->backend->fast_bound : NULL;
-    if (!stream->report)
-        return 0;
-    if (!(out->report = array_new(all->count, sizeof(*out->report))))
-        return error_wrap(E_NOMEM, "report");
-    for (size_t i = 0; err == 0 && i < all->count; i++) {
-        const struct plan_target *target = all->tensors[i].parts[0].target;
-        if (!target)
-            continue;
-        err = report_finish(&out->report[out->report_count], target->module, &stream->sums[i]);
-        out->report_count += err == 0;
-    }
-    qsort(out->report, out->report_count, sizeof(*out->report), report_compare);
-    return err;
+    return stream->report ? reports_make(out, stream) : 0;
 }

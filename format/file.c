@@ -369,6 +369,15 @@ int file_copy_range(
     return err < 0 ? err : copy_by_hand(&copy, path);
 }
 
+int file_resize(int fd, uint64_t bytes, const char *path)
+{
+    int err = range_check(bytes, 0, path);
+
+    if (err < 0)
+        return err;
+    return ftruncate(fd, (off_t)bytes) == 0 ? 0 : file_error(path);
+}
+
 /* A file system that cannot sync directories says EINVAL. */
 int fd_sync(int fd, const char *path)
 {

@@ -69,6 +69,9 @@ MUST_CHECK int file_copy_range(
     const char *path
 );
 
+/* Cut a file, or let it grow by zero bytes that take no space. */
+MUST_CHECK int file_resize(int fd, uint64_t bytes, const char *path);
+
 /* fsync a file or a directory by path. */
 MUST_CHECK int path_sync(const char *path);
 MUST_CHECK int fd_sync(int fd, const char *path);
@@ -224,11 +227,17 @@ struct outdir {
    replaced at the end, but for one that holds a repository or the current directory. A symlink to a
    directory stands for that directory. The parent must exist: E_NOTFOUND. */
 MUST_CHECK int outdir_begin(struct outdir *out, const char *target, bool force);
+/* The part of it that looks at the target and makes nothing: target, replace, in_place. The target
+   is known after E_EXISTS too, where a directory is there. */
+MUST_CHECK int outdir_place(struct outdir *out, const char *target, bool force);
 /* Create a new file under the staging directory, and its folders. path_check() rules `path`. */
 MUST_CHECK int outdir_create(int *out_fd, struct outdir *out, const char *path);
 MUST_CHECK int outdir_write(struct outdir *out, const char *path, struct bytes data);
 /* A directory under the staging directory, and those above it; 0 where it is there. */
 MUST_CHECK int outdir_folder(struct outdir *out, const char *path);
+/* Paths beside `target`, each ended by a NUL, in byte order, of what other runs that write it have
+   there: unless they still go on, they were killed. None where its parent is not there. */
+MUST_CHECK int outdir_leftovers(struct buf *out, const char *target);
 /* Sync everything, rename, sync the parent. */
 MUST_CHECK int outdir_commit(struct outdir *out);
 void outdir_release(struct outdir *out);

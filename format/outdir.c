@@ -145,13 +145,11 @@ static int staging_make(struct outdir *out)
     return 0;
 }
 
-int outdir_begin(struct outdir *out, const char *target, bool force)
+int outdir_place(struct outdir *out, const char *target, bool force)
 {
-    AUTO_OUTDIR(begun);
     AUTO_FREE(char, trimmed);
     struct stat status;
     size_t len = strlen(target);
-    int err = 0;
 
     if (!len)
         return error_set(E_INVALID, "an empty path is no directory");
@@ -160,13 +158,19 @@ int outdir_begin(struct outdir *out, const char *target, bool force)
     trimmed = bytes_dup((struct bytes){(const uint8_t *)target, len});
     if (!trimmed)
         return no_memory();
-    if (lstat(trimmed, &status) == 0) {
-        err = target_examine(&begun, trimmed, force);
-    } else {
-        begun.target = trimmed;
-        trimmed = NULL;
-    }
-    if (err < 0 || (err = staging_make(&begun)) < 0)
+    if (lstat(trimmed, &status) == 0)
+        return target_examine(out, trimmed, force);
+    out->target = trimmed;
+    trimmed = NULL;
+    return 0;
+}
+
+int outdir_begin(struct outdir *out, const char *target, bool force)
+{
+    AUTO_OUTDIR(begun);
+    int err;
+
+    if ((err = outdir_place(&begun, target, force)) < 0 || (err = staging_make(&begun)) < 0)
         return err;
     *out = begun;
     begun = (struct outdir){0};
@@ -377,6 +381,58 @@ int outdir_commit(struct outdir *out)
     if (err < 0 || (err = tree_sync(out->staging)) < 0 || (err = interrupt_check()) < 0)
         return err;
     return out->in_place ? entries_move_up(out) : staging_rename(out);
+}
+
+static int text_compare(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+/* ".<name>.vera-" of a staging directory and of parts, "..<name>.vera-" of parts that begin. */
+static bool is_leftover(const char *name, const char *target)
+{
+    char own[256];
+
+    snprintf(own, sizeof(own), ".%.200s.vera-", target);
+    return strncmp(name, own, strlen(own)) == 0 ||
+           (name[0] == '.' && strncmp(name + 1, own, strlen(own)) == 0);
+}
+
+static int leftovers_list(struct buf *out, char **names, size_t count, const char *parent)
+{
+    int err = 0;
+
+    qsort(names, count, sizeof(*names), text_compare);
+    for (size_t i = 0; err == 0 && i < count; i++) {
+        AUTO_FREE(char, path);
+        if ((err = path_join(&path, parent, names[i])) == 0)
+            err = buf_append(out, path, strlen(path) + 1);
+    }
+    return err;
+}
+
+int outdir_leftovers(struct buf *out, const char *target)
+{
+    AUTO_OUTDIR(place);
+    AUTO_FREE(char, parent);
+    AUTO_FREE(char *, found);
+    AUTO_BUF(names);
+    size_t count = 0, room = 0;
+    int err;
+
+    if ((err = outdir_place(&place, target, true)) < 0 && !place.target)
+        return err;
+    if ((err = path_parent(&parent, place.target)) < 0 || (err = dir_names(&names, parent)) < 0)
+        return err == E_NOTFOUND || err == E_LIMIT ? 0 : err;
+    for (size_t i = 0; i < names.len; i++)
+        room += names.data[i] == '\0';
+    if (!(found = array_new(room, sizeof(*found))))
+        return no_memory();
+    for (size_t at = 0; at < names.len; at += strlen((char *)names.data + at) + 1) {
+        if (is_leftover((char *)names.data + at, path_name(place.target)))
+            found[count++] = (char *)names.data + at;
+    }
+    return leftovers_list(out, found, count, parent);
 }
 
 void outdir_release(struct outdir *out)

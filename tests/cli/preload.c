@@ -3,6 +3,7 @@
  * at a chosen place, whoever runs the tests and on whatever file system:
  *
  *   PRELOAD_SPACE=N       regular files take N more bytes, then the disk is full
+ *   PRELOAD_PLAIN=1       rename has no flags, as on NFS
  *   PRELOAD_READONLY=DIR  nothing below DIR can be changed
  *   PRELOAD_STOP=N        the process stops itself (SIGSTOP) before its N-th change to a file
  * system PRELOAD_KILL=N        and here it dies PRELOAD_UID=N         the user is another one
@@ -192,7 +193,36 @@ EXPORT int renameat2(int from_at, const char *from, int to_at, const char *to, u
     int (*next)(int, const char *, int, const char *, unsigned);
 
     NEXT(next, "renameat2");
+    if (flags && setting("PRELOAD_PLAIN") > 0) {
+        errno = EINVAL;
+        return -1;
+    }
     return change(from) < 0 || change(to) < 0 ? -1 : next(from_at, from, to_at, to, flags);
+}
+
+EXPORT int renameat(int from_at, const char *from, int to_at, const char *to)
+{
+    int (*next)(int, const char *, int, const char *);
+
+    NEXT(next, "renameat");
+    return change(from) < 0 || change(to) < 0 ? -1 : next(from_at, from, to_at, to);
+}
+
+EXPORT int fchmodat(int at, const char *path, mode_t mode, int flags)
+{
+    int (*next)(int, const char *, mode_t, int);
+
+    NEXT(next, "fchmodat");
+    return change(path) < 0 ? -1 : next(at, path, mode, flags);
+}
+
+EXPORT int ftruncate64(int fd, off64_t len)
+{
+    int (*next)(int, off64_t);
+
+    NEXT(next, "ftruncate64");
+    count_change();
+    return next(fd, len);
 }
 
 EXPORT int unlinkat(int at, const char *path, int flags)
