@@ -23,33 +23,6 @@
 #define WARP_M 32u
 #define WARP_N 64u
 
-/* Where a term's numbers for a tile begin. */
-struct place {
-    uint64_t a_first, b_first; /* columns of A, rows of B */
-    uint32_t a_lanes, b_lanes; /* how many */
-    bool transposed;
-};
-
-__device__ static inline struct place place_of(const struct tile &tile)
-{
-    uint64_t row = tile.tensor->first_row + tile.row;
-
-    if (tile.tensor->transposed)
-        return {row, tile.col, tile.rows, tile.cols, true};
-    return {tile.col, row, tile.cols, tile.rows, false};
-}
-
-/* Whether four neighbours can be read at once. */
-__device__ static inline bool a_is_vector(const struct merge_term &term, const struct place &place)
-{
-    return ((uintptr_t)(term.a + place.a_first) & 15) == 0 && term.a_stride % 4 == 0;
-}
-
-__device__ static inline bool b_is_vector(const struct merge_term &term)
-{
-    return ((uintptr_t)term.b_matrix & 15) == 0 && term.rank % 4 == 0;
-}
-
 /* Four neighbours of which `count` exist. */
 __device__ static inline float4 four(const float *from, uint32_t count, bool vector, float rest)
 {
@@ -207,30 +180,19 @@ __device__ static constexpr unsigned part_index(unsigned i, unsigned j)
     return (i / 4 * 2 + j / 4) * 16 + i % 4 * 4 + j % 4;
 }
 
-/* W's elements of a part, raw; `row`, `col`: of its first one, inside the tile. */
-__device__ static inline void
-part_load(uint32_t (&raw)[4][4], const struct tile &tile, uint32_t row, uint32_t col)
+template <unsigned WARPS_N> __device__ static inline struct quads part_at(unsigned part)
 {
-    const struct merge_tensor *tensor = tile.tensor;
-    bool vector = is_vector(tensor->from, tensor->from_stride, tensor->dtype);
+    uint32_t row = row_of<WARPS_N>(part / 2 * 4), col = col_of<WARPS_N>(part % 2 * 4);
 
-#pragma unroll
-    for (unsigned i = 0; i < 4; i++) {
-        if (row + i >= tile.rows)
-            continue;
-        struct quad at = quad_at(tile, row + i, col);
-        quad_load(raw[i], tensor->from, at.from, at.count, tensor->dtype, vector);
-    }
+    return {{row, row + 1, row + 2, row + 3}, {col, col, col, col}};
 }
 
 template <unsigned WARPS_N> __device__ static inline void y_load(float *y, const struct tile &tile)
 {
 #pragma unroll 1
     for (unsigned part = 0; part < 4; part++) {
-        uint32_t row = row_of<WARPS_N>(part / 2 * 4), col = col_of<WARPS_N>(part % 2 * 4);
-        uint32_t raw[4][4] = {};
-        if (col < tile.cols)
-            part_load(raw, tile, row, col);
+        uint32_t raw[4][4];
+        quads_load(raw, tile, part_at<WARPS_N>(part));
 #pragma unroll
         for (unsigned n = 0; n < 16; n++)
             y[part * 16 + n] = element_widen(raw[n / 4][n % 4], tile.tensor->dtype);
@@ -264,39 +226,21 @@ y_update(float *y, const float (&acc)[8][8], const struct tile &tile, const stru
     }
 }
 
-/* A part of the result. values: y, complete, if the tensor has several terms; else acc of its only
-   one. */
-__device__ static inline void
-part_store(const float *values, const struct tile &tile, uint32_t row, uint32_t col)
+/* The result of a tensor that has several terms, whose y is complete, or one, whose y is acc. */
+template <unsigned WARPS_N>
+__device__ static inline void result_store(const float *y, const struct tile &tile)
 {
-    const struct merge_tensor *tensor = tile.tensor;
-    enum merge_dtype dtype = tensor->dtype;
-    bool vector = is_vector(tensor->to, tensor->to_stride, dtype);
-    bool single = tensor->term_count == 1, transposed = tensor->transposed != 0;
-    uint32_t raw[4][4];
+    bool several = tile.tensor->term_count > 1, transposed = tile.tensor->transposed != 0;
+    auto finish = [&](float value, float w, uint32_t row, uint32_t col) {
+        if (several)
+            return value;
+        uint64_t at = transposed ? tile.col + col : tile.row + row;
+        return __fmaf_rn(tile.terms[0].factor[at], value, w);
+    };
 
-    part_load(raw, tile, row, col);
-#pragma unroll
-    for (unsigned i = 0; i < 4; i++) {
-        if (row + i >= tile.rows)
-            continue;
-        uint32_t touched = quad_touched(tile, row + i, col);
-        if (touched == 0 && tensor->from == tensor->to)
-            continue;
-#pragma unroll
-        for (unsigned j = 0; j < 4; j++) {
-            float y = values[i * 4 + j];
-            if (!(touched >> j & 1))
-                continue;
-            if (single) {
-                uint64_t at = transposed ? tile.col + col + j : tile.row + row + i;
-                y = __fmaf_rn(tile.terms[0].factor[at], y, element_widen(raw[i][j], dtype));
-            }
-            raw[i][j] = element_narrow(y, dtype);
-        }
-        struct quad at = quad_at(tile, row + i, col);
-        quad_store(tensor->to, at.to, raw[i], at.count, dtype, vector);
-    }
+#pragma unroll 1
+    for (unsigned part = 0; part < 4; part++)
+        quads_store(&y[part * 16], tile, part_at<WARPS_N>(part), finish);
 }
 
 /* The chains of a term. */
@@ -384,12 +328,7 @@ __global__ void __launch_bounds__(THREADS, EDGE == 128 ? 2 : 6)
         y_load<WARPS_N>(y, tile);
     for (uint32_t s = 0; s < term_count; s++)
         term_add<EDGE, THREADS>(y, slab_a, slab_b, tile, s);
-#pragma unroll 1
-    for (unsigned part = 0; part < 4; part++) {
-        uint32_t row = row_of<WARPS_N>(part / 2 * 4), col = col_of<WARPS_N>(part % 2 * 4);
-        if (col < tile.cols)
-            part_store(&y[part * 16], tile, row, col);
-    }
+    result_store<WARPS_N>(y, tile);
 }
 
 cudaError_t merge_exact_launch(

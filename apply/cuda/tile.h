@@ -198,4 +198,93 @@ __device__ inline struct quad quad_at(const struct tile &tile, uint32_t row, uin
     return {at_row * tensor->from_stride + at_col, at_row * tensor->to_stride + at_col, count};
 }
 
+/* ---- What a thread writes ---- */
+
+/* Four times four neighbours: quad i begins at rows[i], cols[i], which may lie outside the tile. */
+struct quads {
+    uint32_t rows[4], cols[4];
+};
+
+__device__ inline bool quad_exists(const struct tile &tile, const struct quads &quads, unsigned i)
+{
+    return quads.rows[i] < tile.rows && quads.cols[i] < tile.cols;
+}
+
+/* W's elements there, raw; 0 outside. */
+__device__ inline void
+quads_load(uint32_t (&raw)[4][4], const struct tile &tile, const struct quads &quads)
+{
+    const struct merge_tensor *tensor = tile.tensor;
+    bool vector = is_vector(tensor->from, tensor->from_stride, tensor->dtype);
+
+#pragma unroll
+    for (unsigned i = 0; i < 4; i++) {
+        raw[i][0] = raw[i][1] = raw[i][2] = raw[i][3] = 0;
+        if (!quad_exists(tile, quads, i))
+            continue;
+        struct quad at = quad_at(tile, quads.rows[i], quads.cols[i]);
+        quad_load(raw[i], tensor->from, at.from, at.count, tensor->dtype, vector);
+    }
+}
+
+/* The result there: finish(values[4 * i + j], w, row, col) is y, for what is touched; the rest is
+   copied. w: W, widened; row and col count from the tile's first. */
+template <typename Finish>
+__device__ inline void
+quads_store(const float *values, const struct tile &tile, const struct quads &quads, Finish finish)
+{
+    const struct merge_tensor *tensor = tile.tensor;
+    bool vector = is_vector(tensor->to, tensor->to_stride, tensor->dtype);
+    uint32_t raw[4][4];
+
+    quads_load(raw, tile, quads);
+#pragma unroll
+    for (unsigned i = 0; i < 4; i++) {
+        if (!quad_exists(tile, quads, i))
+            continue;
+        uint32_t touched = quad_touched(tile, quads.rows[i], quads.cols[i]);
+        if (touched == 0 && tensor->from == tensor->to)
+            continue;
+#pragma unroll
+        for (unsigned j = 0; j < 4; j++) {
+            if (!(touched >> j & 1))
+                continue;
+            float w = element_widen(raw[i][j], tensor->dtype);
+            float y = finish(values[4 * i + j], w, quads.rows[i], quads.cols[i] + j);
+            raw[i][j] = element_narrow(y, tensor->dtype);
+        }
+        struct quad at = quad_at(tile, quads.rows[i], quads.cols[i]);
+        quad_store(tensor->to, at.to, raw[i], at.count, tensor->dtype, vector);
+    }
+}
+
+/* ---- What a thread reads of A and B ---- */
+
+/* Where a term's numbers for a tile begin. */
+struct place {
+    uint64_t a_first, b_first; /* columns of A, rows of B */
+    uint32_t a_lanes, b_lanes; /* how many */
+    bool transposed;
+};
+
+__device__ inline struct place place_of(const struct tile &tile)
+{
+    uint64_t row = tile.tensor->first_row + tile.row;
+
+    if (tile.tensor->transposed)
+        return {row, tile.col, tile.rows, tile.cols, true};
+    return {tile.col, row, tile.cols, tile.rows, false};
+}
+
+/* Whether four neighbours can be read at once. */
+__device__ inline bool a_is_vector(const struct merge_term &term, const struct place &place)
+{
+    return ((uintptr_t)(term.a + place.a_first) & 15) == 0 && term.a_stride % 4 == 0;
+}
+
+__device__ inline bool b_is_vector(const struct merge_term &term)
+{
+    return ((uintptr_t)term.b_matrix & 15) == 0 && term.rank % 4 == 0;
+}
+
 #endif

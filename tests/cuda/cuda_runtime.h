@@ -186,6 +186,15 @@ inline int __clz(int value)
    writes there all others see. For the twins of instructions that work across a warp. */
 void *emulated_warp_memory(size_t bytes);
 
+/* A copy of this thread's that happens when it waits for its group, and no earlier: `used` bytes,
+   then zeros up to `bytes` (at most 16). */
+void emulated_copy_async(void *to, const void *from, size_t bytes, size_t used);
+void emulated_copy_group();
+void emulated_copy_wait(unsigned groups);
+
+/* A kernel does what no device allows. */
+[[noreturn]] void emulated_die(const char *what);
+
 /* ---- On the host ---- */
 
 /* Queue a kernel. */

@@ -39,6 +39,12 @@ enum fiber_state {
     FIBER_DONE,
 };
 
+struct copy {
+    void *to;
+    const void *from;
+    size_t bytes, used;
+};
+
 struct fiber {
     ucontext_t context;
     jmp_buf jump;
@@ -46,6 +52,8 @@ struct fiber {
     fiber_state state;
     uint3 index;
     int predicate;
+    std::vector<copy> copies;   /* on their way */
+    std::vector<size_t> groups; /* where each group ends */
 };
 
 struct block {
@@ -151,6 +159,8 @@ void fiber_prepare(fiber *fiber, size_t number)
     if (!fiber->stack)
         fiber->stack = stack_new();
     fiber->state = FIBER_NEW;
+    fiber->copies.clear();
+    fiber->groups.clear();
     fiber->index = {n % blockDim.x, n / blockDim.x % blockDim.y, n / (blockDim.x * blockDim.y)};
     getcontext(&fiber->context);
     fiber->context.uc_stack.ss_sp = fiber->stack;
@@ -302,4 +312,40 @@ void *emulated_warp_memory(size_t bytes)
         abort();
     memory.resize(WARP_MEMORY);
     return memory.data();
+}
+
+void emulated_copy_async(void *to, const void *from, size_t bytes, size_t used)
+{
+    current.running->copies.push_back({to, from, bytes, used});
+}
+
+void emulated_copy_group()
+{
+    fiber *self = current.running;
+
+    self->groups.push_back(self->copies.size());
+}
+
+void emulated_copy_wait(unsigned groups)
+{
+    fiber *self = current.running;
+
+    if (self->groups.size() <= groups)
+        return;
+    size_t done = self->groups.size() - groups, end = self->groups[done - 1];
+    for (size_t i = 0; i < end; i++) {
+        const copy &copy = self->copies[i];
+        memset(copy.to, 0, copy.bytes);
+        memcpy(copy.to, copy.from, copy.used);
+    }
+    self->copies.erase(self->copies.begin(), self->copies.begin() + static_cast<ptrdiff_t>(end));
+    self->groups.erase(self->groups.begin(), self->groups.begin() + static_cast<ptrdiff_t>(done));
+    for (size_t &group : self->groups)
+        group -= end;
+}
+
+void emulated_die(const char *what)
+{
+    fprintf(stderr, "emulated CUDA: %s\n", what);
+    abort();
 }

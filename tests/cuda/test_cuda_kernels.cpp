@@ -16,9 +16,11 @@ extern "C" {
 
 #include <math.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "apply/cuda/kernels.h"
+#include "apply/cuda/tensor_core.h"
 #include "tests/cuda/emulated.h"
 
 extern "C" {
@@ -487,6 +489,247 @@ void one_launch_merges_many_modules(void **)
         assert_bits(merged[i], plain_loops(modules[i]));
 }
 
+/* ---- Fast mode ---- */
+
+double load_result(const module &module, const std::vector<uint8_t> &bytes, uint64_t index)
+{
+    float value;
+
+    dtype_widen(&value, &bytes[index * module.size()], 1, module.dtype);
+    return static_cast<double>(value);
+}
+
+/* Half a step of the weights' type at y: what rounding to it may cost. */
+double half_step(const module &module, double y)
+{
+    int digits = module.dtype == DTYPE_F32 ? 24 : module.dtype == DTYPE_BF16 ? 8 : 11;
+    int lowest = module.dtype == DTYPE_F16 ? -24 : module.dtype == DTYPE_BF16 ? -133 : -149;
+    int exponent;
+
+    frexp(fabs(y), &exponent);
+    return ldexp(0.5, std::max(exponent - digits, lowest));
+}
+
+/* The element of the range in float64, and the bound of merge_fast.cu. */
+void truth(double *y, double *bound, const module &module, uint64_t n)
+{
+    uint64_t row = module.row_begin + n / module.cols(), col = n % module.cols();
+    uint64_t i = module.transposed ? col : row, j = module.transposed ? row : col;
+    double u = module.dtype == DTYPE_BF16 ? 0x1p-8 : 0x1p-11, sum = 0, size = 0, ranks = 0;
+
+    for (const term &term : module.terms) {
+        ranks += static_cast<double>(term.rank);
+        for (uint64_t k = 0; k < term.rank; k++) {
+            double product = static_cast<double>(term.factor[i]) *
+                             static_cast<double>(term.b_matrix[term.b_skip + i * term.rank + k]) *
+                             static_cast<double>(term.d[k]) *
+                             static_cast<double>(term.a[term.a_skip + k * term.a_stride + j]);
+            sum += product;
+            size += fabs(product);
+        }
+    }
+    *y = static_cast<double>(load(module, row * module.cols() + col)) + sum;
+    *bound = (2.01 * u + ranks * 0x1p-22) * size + 0x1p-24 * fabs(*y) + ranks * 0x1p-125;
+}
+
+void assert_within_bound(const module &module, const std::vector<uint8_t> &merged)
+{
+    for (uint64_t n = 0; n < module.rows() * module.cols(); n++) {
+        double y, bound, got = load_result(module, merged, n);
+        truth(&y, &bound, module, n);
+        if (!(fabs(got - y) <= bound + half_step(module, fabs(y) + bound)))
+            fail_msg(
+                "element %zu: %.9g instead of %.9g +- %.3g", static_cast<size_t>(n), got, y, bound
+            );
+    }
+}
+
+void fast_mode_stays_within_its_bound(void **)
+{
+    for (unsigned n = 0; n < SHAPES; n++) {
+        std::vector<module> modules;
+        shape shape = random_shape();
+        shape.extreme = false;
+        modules.push_back(module_make(shape));
+        std::vector<uint8_t> merged = merge(modules, merge_fast_launch)[0];
+        assert_within_bound(modules[0], merged);
+        emulated_fibers(fiber_orders[1 + n % 2]);
+        assert_bits(merge(modules, merge_fast_launch)[0], merged);
+        emulated_fibers(EMULATED_FORWARD);
+    }
+}
+
+void fast_tiles_and_their_edges_stay_within_the_bound(void **)
+{
+    static const shape shapes[] = {
+        {DTYPE_F32, false, 128, 128, 32, 1, false}, {DTYPE_BF16, false, 128, 128, 16, 1, false},
+        {DTYPE_F32, true, 128, 128, 16, 2, false},  {DTYPE_BF16, true, 128, 256, 48, 1, false},
+        {DTYPE_F16, true, 129, 130, 17, 2, false},  {DTYPE_BF16, false, 127, 129, 40, 2, false},
+    };
+
+    for (const shape &shape : shapes) {
+        for (uint32_t edge : {64u, 128u}) {
+            std::vector<module> modules;
+            modules.push_back(module_make(shape));
+            modules[0].row_begin = 0; /* all of it */
+            modules[0].row_end = shape.transposed ? shape.in : shape.out;
+            std::vector<uint8_t> merged = merge(modules, merge_fast_launch, edge)[0];
+            assert_within_bound(modules[0], merged);
+            emulated_fibers(EMULATED_REVERSE);
+            assert_bits(merge(modules, merge_fast_launch, edge)[0], merged);
+            emulated_fibers(EMULATED_FORWARD);
+        }
+    }
+}
+
+/* A bound of twice the narrow type's step is reached to a good part: it is not there for show. */
+void fast_mode_is_not_exact_mode(void **)
+{
+    std::vector<module> modules;
+    double worst = 0;
+
+    modules.push_back(module_make({DTYPE_F32, false, 61, 67, 1, 1, false}));
+    std::vector<uint8_t> merged = merge(modules, merge_fast_launch)[0];
+    for (uint64_t n = 0; n < modules[0].rows() * modules[0].cols(); n++) {
+        double y, bound;
+        truth(&y, &bound, modules[0], n);
+        worst = std::max(worst, fabs(load_result(modules[0], merged, n) - y) / bound);
+    }
+    assert_true(worst > 0.2 && worst < 1);
+}
+
+/* What is not touched keeps its bits, a NaN is the one of its type: in fast mode as in exact. */
+void fast_mode_keeps_rows_and_nans(void **)
+{
+    static const enum dtype dtypes[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F16};
+
+    for (unsigned n = 0; n < 24; n++) {
+        std::vector<module> modules;
+        modules.push_back(module_make({dtypes[n % 3], n % 2 != 0, 67, 31, 5, n % 4 ? 1u : 2u, true})
+        );
+        module &module = modules[0];
+        for (term &term : module.terms) /* extreme in W alone */
+            for (auto *values : {&term.a, &term.b_matrix, &term.d})
+                for (float &value : *values)
+                    value = random_unit();
+        for (term &term : module.terms)
+            for (float &factor : term.factor)
+                factor = fabsf(factor) > 1 ? 1 : factor;
+        std::vector<uint8_t> merged = merge(modules, merge_fast_launch)[0];
+        std::vector<uint8_t> exact = plain_loops(module);
+        for (uint64_t at = 0; at < module.rows() * module.cols(); at++) {
+            uint64_t row = module.row_begin + at / module.cols(), col = at % module.cols();
+            bool touched = false;
+            for (const term &term : module.terms)
+                touched |= term.factor[module.transposed ? col : row] != 0;
+            float w = load(module, row * module.cols() + col);
+            if (!touched || !isfinite(w))
+                assert_memory_equal(
+                    &merged[at * module.size()], &exact[at * module.size()], module.size()
+                );
+        }
+    }
+}
+
+/* ---- The twins of what tensor cores do ---- */
+
+const unsigned PRODUCT_M = 2, PRODUCT_N = 3;
+
+struct product {
+    float left[16 * PRODUCT_M][16], right[16][8 * PRODUCT_N], sums[16 * PRODUCT_M][8 * PRODUCT_N];
+};
+
+/* One warp: fragments as the PTX manual lays them out, written down here once more. */
+template <bool BF16> void product_kernel(product *product)
+{
+    const unsigned lane = threadIdx.x, g = lane / 4, t = lane % 4;
+    uint32_t left[PRODUCT_M][4], right[PRODUCT_N][2];
+    float sums[PRODUCT_M][PRODUCT_N][4];
+
+    for (unsigned m = 0; m < PRODUCT_M; m++) {
+        for (unsigned i = 0; i < 4; i++) {
+            const float *row = product->left[16 * m + g + (i % 2 ? 8 : 0)];
+            unsigned k = BF16 ? 2 * t + (i > 1 ? 8 : 0) : t + (i > 1 ? 4 : 0);
+            left[m][i] = BF16 ? bf16_round_pair(row[k], row[k + 1]) : tf32_round(row[k]);
+        }
+    }
+    for (unsigned n = 0; n < PRODUCT_N; n++) {
+        for (unsigned i = 0; i < 2; i++) {
+            unsigned col = 8 * n + g, k = BF16 ? 2 * t + 8 * i : t + 4 * i;
+            right[n][i] = BF16 ? bf16_round_pair(product->right[k][col], product->right[k + 1][col])
+                               : tf32_round(product->right[k][col]);
+        }
+    }
+    for (unsigned i = 0; i < PRODUCT_M * PRODUCT_N * 4; i++) {
+        unsigned m = i / 4 / PRODUCT_N, n = i / 4 % PRODUCT_N, c = i % 4;
+        sums[m][n][c] = product->sums[16 * m + g + (c > 1 ? 8 : 0)][8 * n + 2 * t + c % 2];
+    }
+    warp_multiply<BF16>(sums, left, right);
+    for (unsigned i = 0; i < PRODUCT_M * PRODUCT_N * 4; i++) {
+        unsigned m = i / 4 / PRODUCT_N, n = i / 4 % PRODUCT_N, c = i % 4;
+        product->sums[16 * m + g + (c > 1 ? 8 : 0)][8 * n + 2 * t + c % 2] = sums[m][n][c];
+    }
+}
+
+/* Small integers: every product and sum is exact, so the order does not matter. */
+template <bool BF16> void product_check()
+{
+    const unsigned depth = BF16 ? 16 : 8;
+    product product, expected;
+    cudaLaunchConfig_t config = {};
+
+    for (float *value = product.left[0]; value < product.sums[0] + sizeof(product.sums) / 4;
+         value++)
+        *value = static_cast<float>(static_cast<int>(random_below(101)) - 50);
+    expected = product;
+    for (unsigned i = 0; i < 16 * PRODUCT_M; i++) {
+        for (unsigned j = 0; j < 8 * PRODUCT_N; j++) {
+            for (unsigned k = 0; k < depth; k++)
+                expected.sums[i][j] += product.left[i][k] * product.right[k][j];
+        }
+    }
+    device_copy copy(&product, sizeof(product));
+    config.gridDim = dim3(1);
+    config.blockDim = dim3(32);
+    assert_int_equal(
+        cudaLaunchKernelEx(&config, product_kernel<BF16>, static_cast<struct product *>(copy.at)),
+        cudaSuccess
+    );
+    assert_int_equal(
+        cudaMemcpy(&product, copy.at, sizeof(product), cudaMemcpyDeviceToHost), cudaSuccess
+    );
+    assert_memory_equal(product.sums, expected.sums, sizeof(product.sums));
+}
+
+void a_warps_product_is_a_plain_product(void **)
+{
+    for (unsigned order : fiber_orders) {
+        emulated_fibers(order);
+        product_check<false>();
+        product_check<true>();
+    }
+}
+
+void narrow_types_round_as_the_hardware_does(void **)
+{
+    static const struct {
+        uint32_t bits, tf32;
+        uint16_t bf16;
+    } rows[] = {
+        {0x3f800000, 0x3f800000, 0x3f80}, {0x3f800fff, 0x3f800000, 0x3f80},
+        {0x3f801000, 0x3f802000, 0x3f80}, /* a tie: away, to even */
+        {0x3f803000, 0x3f804000, 0x3f80}, {0xbf808000, 0xbf808000, 0xbf80},
+        {0xbf818000, 0xbf818000, 0xbf82}, {0x3fffffff, 0x40000000, 0x4000},
+        {0x80000000, 0x80000000, 0x8000}, {0x00001000, 0x00002000, 0x0000},
+    };
+
+    for (auto &row : rows) {
+        assert_int_equal(tf32_round(float_of(row.bits)), row.tf32);
+        assert_int_equal(bf16_round_pair(float_of(row.bits), 1.0f), 0x3f800000u | row.bf16);
+        assert_int_equal(bf16_from_float(float_of(row.bits)), row.bf16);
+    }
+}
+
 /* -0 as a sum must not become +0 where k is filled up to a slab. */
 void a_sum_of_minus_zero_keeps_its_sign(void **)
 {
@@ -569,15 +812,22 @@ int teardown(void **)
 
 int main()
 {
-#define TEST(name)                                                                                 \
-    {                                                                                              \
-#name, name, setup, teardown, nullptr                                                      \
-    }
     const CMUnitTest tests[] = {
-        TEST(every_shape_has_the_cpus_bits),  TEST(tiles_and_their_edges_have_the_cpus_bits),
-        TEST(one_launch_merges_many_modules), TEST(a_sum_of_minus_zero_keeps_its_sign),
-        TEST(nothing_to_do_launches_nothing), TEST(too_many_tiles_for_a_launch_are_refused),
-        TEST(a_launch_that_fails_says_so),
+        cmocka_unit_test_setup_teardown(every_shape_has_the_cpus_bits, setup, teardown),
+        cmocka_unit_test_setup_teardown(tiles_and_their_edges_have_the_cpus_bits, setup, teardown),
+        cmocka_unit_test_setup_teardown(one_launch_merges_many_modules, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_sum_of_minus_zero_keeps_its_sign, setup, teardown),
+        cmocka_unit_test_setup_teardown(fast_mode_stays_within_its_bound, setup, teardown),
+        cmocka_unit_test_setup_teardown(
+            fast_tiles_and_their_edges_stay_within_the_bound, setup, teardown
+        ),
+        cmocka_unit_test_setup_teardown(fast_mode_is_not_exact_mode, setup, teardown),
+        cmocka_unit_test_setup_teardown(fast_mode_keeps_rows_and_nans, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_warps_product_is_a_plain_product, setup, teardown),
+        cmocka_unit_test_setup_teardown(narrow_types_round_as_the_hardware_does, setup, teardown),
+        cmocka_unit_test_setup_teardown(nothing_to_do_launches_nothing, setup, teardown),
+        cmocka_unit_test_setup_teardown(too_many_tiles_for_a_launch_are_refused, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_launch_that_fails_says_so, setup, teardown),
     };
 
     return cmocka_run_group_tests(tests, nullptr, nullptr);
