@@ -25,7 +25,8 @@ struct shard_copy {
     int from; /* -1 for the added tensors */
     const struct shard_file *to;
     struct writer *writers; /* one for each thread */
-    const char *both;       /* names of both files, for errors: either may be the one that failed */
+    size_t writer_count;
+    const char *both; /* names of both files, for errors: either may be the one that failed */
 };
 
 struct writer {
@@ -109,6 +110,16 @@ static int job_write(struct writer *writer, const struct job *job)
     return known_write(writer, piece);
 }
 
+/* What job `number` will read, where it is there: then the disk reads while the cores compute. */
+static void job_expect(const struct shard_copy *copy, size_t number)
+{
+    if (copy->from < 0 || number >= copy->job_count)
+        return;
+    const struct piece *piece = copy->jobs[number].piece;
+    if (copy->jobs[number].count || piece->end > copy->to->shared)
+        file_read_ahead(copy->from, piece->begin, piece->end - piece->begin);
+}
+
 /* Once a pin does not match, the output is lost: what is left is only hashed, to name the rest. The
    disk begins with a piece while the next ones are made: little is left to wait for at the end. */
 static int job_run(void *context, unsigned member, size_t number)
@@ -116,6 +127,7 @@ static int job_run(void *context, unsigned member, size_t number)
     struct shard_copy *copy = context;
     int err;
 
+    job_expect(copy, number + copy->writer_count);
     if ((err = interrupt_check()) < 0 ||
         (err = job_write(&copy->writers[member], &copy->jobs[number])) < 0)
         return err;
@@ -183,6 +195,9 @@ static int jobs_run(struct shard_copy *copy, struct apply_result *result)
     int err = writers_make(copy, &count);
     if (err < 0)
         return err;
+    copy->writer_count = count;
+    for (size_t i = 0; i < count; i++)
+        job_expect(copy, i);
     err = crew_run(job_run, copy, copy->job_count, count);
     for (unsigned i = 0; i < count; i++) {
         result->bytes_written += copy->writers[i].written;

@@ -145,6 +145,11 @@ int file_read_at(int fd, void *data, size_t len, uint64_t offset, const char *pa
     return err;
 }
 
+void file_read_ahead(int fd, uint64_t offset, uint64_t len)
+{
+    (void)!posix_fadvise(fd, (off_t)offset, (off_t)len, POSIX_FADV_WILLNEED);
+}
+
 int file_write_at(int fd, const void *data, size_t len, uint64_t offset, const char *path)
 {
     int err = range_check(offset, len, path);

@@ -41,6 +41,9 @@ MUST_CHECK int file_read_at(int fd, void *data, size_t len, uint64_t offset, con
 MUST_CHECK int
 file_write_at(int fd, const void *data, size_t len, uint64_t offset, const char *path);
 
+/* Have the system read it soon: a hint that cannot fail. */
+void file_read_ahead(int fd, uint64_t offset, uint64_t len);
+
 /* A whole regular file; E_LIMIT above `limit` bytes (before memory is taken); E_IO where it changes
    size while it is read. */
 MUST_CHECK int file_read(struct buf *out, const char *path, uint64_t limit);
