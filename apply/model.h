@@ -67,8 +67,8 @@ bool model_find(struct model_tensor *out, const struct model *model, const char 
 MUST_CHECK int model_shard_open(int *out_fd, int *owner, const struct model *model, size_t shard);
 
 /* E_CONFLICT, naming the shard, where one was written to since model_open(): what was read of it
-   may be half of the one and half of the other. Asked after reading, before what was made counts. A
-   shard that another file took the place of was read from the one that was opened. */
+   may be half of the one and half of the other. Asked after reading, before what was made counts.
+ */
 MUST_CHECK int model_check_unchanged(const struct model *model);
 
 /* What `err`, a failure to read the model, is after all: model_check_unchanged()'s where that is

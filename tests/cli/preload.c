@@ -6,7 +6,10 @@
  *   PRELOAD_PLAIN=1       rename has no flags, as on NFS
  *   PRELOAD_READONLY=DIR  nothing below DIR can be changed
  *   PRELOAD_STOP=N        the process stops itself (SIGSTOP) before its N-th change to a file
- * system PRELOAD_KILL=N        and here it dies PRELOAD_UID=N         the user is another one
+ * system PRELOAD_KILL=N        and here it dies PRELOAD_FORBIDDEN=PATH  the file of this path may
+ * not be opened PRELOAD_BROKEN=PATH   it may, and cannot be read behind its first 4096 bytes
+ *   PRELOAD_DISCARD=1     what is written below 4096 bytes is written, the rest is lost in silence
+ *   PRELOAD_UID=N         the user is another one
  */
 #undef _FILE_OFFSET_BITS /* it would make open() another name of open64() */
 #define _GNU_SOURCE
@@ -105,12 +108,19 @@ EXPORT ssize_t write(int fd, const void *data, size_t len)
     return len && !taken ? -1 : next(fd, data, taken);
 }
 
+static bool is_discarded(off64_t at)
+{
+    return setting("PRELOAD_DISCARD") > 0 && at >= 4096;
+}
+
 static ssize_t pwrite_any(const char *name, int fd, const void *data, size_t len, off64_t at)
 {
     ssize_t (*next)(int, const void *, size_t, off64_t);
     size_t taken = change_file(fd, len);
 
     NEXT(next, name);
+    if (is_discarded(at))
+        return (ssize_t)taken;
     return len && !taken ? -1 : next(fd, data, taken, at);
 }
 
@@ -131,7 +141,29 @@ copy_file_range(int from, off64_t *from_at, int to, off64_t *to_at, size_t len, 
     size_t taken = change_file(to, len);
 
     NEXT(next, "copy_file_range");
+    if (to_at && is_discarded(*to_at))
+        return (ssize_t)taken;
     return len && !taken ? -1 : next(from, from_at, to, to_at, taken, flags);
+}
+
+static bool is_path(const char *name, const char *path)
+{
+    const char *wanted = getenv(name);
+
+    return wanted && strcmp(wanted, path) == 0;
+}
+
+static int broken = -1; /* the descriptor that PRELOAD_BROKEN means */
+
+EXPORT ssize_t pread64(int fd, void *data, size_t len, off64_t at)
+{
+    ssize_t (*next)(int, void *, size_t, off64_t);
+
+    NEXT(next, "pread64");
+    if (fd != broken || at < 4096)
+        return next(fd, data, len, at);
+    errno = EIO;
+    return -1;
 }
 
 static int open_any(const char *name, int at, const char *path, int flags, mode_t mode)
@@ -141,7 +173,14 @@ static int open_any(const char *name, int at, const char *path, int flags, mode_
     NEXT(next, name);
     if ((flags & O_ACCMODE) != O_RDONLY && change(path) < 0)
         return -1;
-    return next(at, path, flags, mode);
+    if (is_path("PRELOAD_FORBIDDEN", path)) {
+        errno = EACCES;
+        return -1;
+    }
+    int fd = next(at, path, flags, mode);
+    if (fd >= 0 && is_path("PRELOAD_BROKEN", path))
+        broken = fd;
+    return fd;
 }
 
 static mode_t mode_of(int flags, va_list ap)
