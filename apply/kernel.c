@@ -38,8 +38,12 @@ struct job {
     enum dtype dtype;
     bool widened; /* 16-bit W of several terms: in float32 from the first to the last */
     bool transposed;
-    size_t rows, cols; /* as stored; row 0 is where weights begins */
-    size_t first_row;  /* of the whole matrix */
+    size_t rows, cols;     /* as stored; row 0 is where weights begins */
+    size_t stride;         /* bytes from row to row of the weights */
+    const uint8_t *source; /* W before it is merged, where that is not what the weights hold */
+    size_t source_stride;
+    bool steady;      /* is not interrupted */
+    size_t first_row; /* of the whole matrix */
     const struct kernel_term *terms;
     size_t term_count;
     const float *factors;   /* w*b: [term_count, factor_count] */
@@ -223,7 +227,7 @@ static int run_term(struct worker *worker, const struct block *block, size_t num
 
     for (size_t k = 0; k < rank; k += BLOCK_DEPTH) {
         size_t depth = min_size(BLOCK_DEPTH, rank - k);
-        if ((err = interrupt_check()) < 0)
+        if (!job->steady && (err = interrupt_check()) < 0)
             return err;
         size_t row = job->first_row + block->row;
         if (!packed)
@@ -296,8 +300,8 @@ static int run_block(struct worker *worker, struct block *block, bool packed)
         block->update = job->level->update_f32;
     } else {
         block->y_size = dtype_bits(job->dtype) / 8;
-        block->y = job->weights + block->y_size * (block->row * job->cols + block->col);
-        block->y_stride = job->cols * block->y_size;
+        block->y = job->weights + block->row * job->stride + block->col * block->y_size;
+        block->y_stride = job->stride;
         block->update = update_chosen(job->level, job->dtype);
     }
     for (size_t s = 0; s < job->term_count; s++) {
@@ -309,6 +313,18 @@ static int run_block(struct worker *worker, struct block *block, bool packed)
     if (job->widened)
         block_narrow(worker, block);
     return 0;
+}
+
+/* W before it is merged, into the weights: a block stays in the cache until it is merged. */
+static void block_fetch(const struct job *job, const struct block *block)
+{
+    size_t size = dtype_bits(job->dtype) / 8;
+
+    for (size_t m = block->row; m < block->row + block->rows; m++)
+        memcpy(
+            job->weights + m * job->stride + block->col * size,
+            job->source + m * job->source_stride + block->col * size, block->cols * size
+        );
 }
 
 /* Columns outside, rows inside: with one term and one cut of k, the right panels serve all rows. */
@@ -329,6 +345,8 @@ static int run_rows(struct worker *worker)
                 .cols = cols,
             };
             size_t count = job->transposed ? cols : block.rows;
+            if (job->source)
+                block_fetch(job, &block);
             if (!any_touched(job->touched + (job->transposed ? col : row), count))
                 continue;
             if ((err = run_block(worker, &block, packed)) < 0)
@@ -481,6 +499,7 @@ int kernel_merge(
         .terms = terms,
         .term_count = term_count,
     };
+    job.stride = job.cols * dtype_bits(dtype) / 8;
     job.factor_count = transposed ? job.cols : job.rows;
     if (!(factors = array_new(job.factor_count, term_count * sizeof(*factors))) ||
         !(touched = array_new(job.factor_count, 1)))
@@ -492,4 +511,64 @@ int kernel_merge(
     int err = run_job(&job, threads);
     cpu_float_restore(saved);
     return err;
+}
+
+/* Floats for the panels of one worker, for its factors, and for what they touch. */
+static size_t steady_floats(struct job *job, uint64_t rank)
+{
+    struct worker worker = {.job = job};
+    size_t factors = job->rows > job->cols ? job->rows : job->cols;
+
+    return scratch_layout(&worker, NULL, rank) + factors + factors / sizeof(float) + 1;
+}
+
+size_t kernel_memory(uint64_t rows, uint64_t columns, uint64_t rank)
+{
+    struct job job = {.level = level_chosen(), .rows = (size_t)rows, .cols = (size_t)columns};
+
+    return steady_floats(&job, rank) * sizeof(float) + CACHE_LINE;
+}
+
+void kernel_merge_from(
+    const struct kernel_place *place,
+    enum dtype dtype,
+    uint64_t out,
+    uint64_t in,
+    bool transposed,
+    uint64_t row_begin,
+    uint64_t row_end,
+    const struct kernel_term *term,
+    void *memory
+)
+{
+    assert(dtype_is_applicable(dtype) && row_begin < row_end);
+    assert(row_end <= (transposed ? in : out));
+    struct job job = {
+        .level = level_chosen(),
+        .weights = place->weights,
+        .dtype = dtype,
+        .transposed = transposed,
+        .rows = (size_t)(row_end - row_begin),
+        .cols = (size_t)(transposed ? out : in),
+        .first_row = (size_t)row_begin,
+        .stride = place->stride,
+        .source = place->source,
+        .source_stride = place->source_stride,
+        .steady = true,
+        .terms = term,
+        .term_count = 1,
+    };
+    uint8_t *at = memory;
+    job.factor_count = transposed ? job.cols : job.rows;
+    float *panels = (float *)(void *)(at + (CACHE_LINE - (uintptr_t)at % CACHE_LINE) % CACHE_LINE);
+    struct worker worker = {.job = &job, .end = job.rows};
+    float *factors = panels + scratch_layout(&worker, panels, term->rank);
+    uint8_t *touched = (uint8_t *)(factors + job.factor_count);
+    memset(touched, 0, job.factor_count);
+    job.factors = factors;
+    job.touched = touched;
+    struct cpu_float saved = cpu_float_exact();
+    make_factors(factors, touched, &job, transposed ? 0 : job.first_row);
+    worker_main(&worker);
+    cpu_float_restore(saved);
 }

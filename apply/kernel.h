@@ -45,6 +45,30 @@ MUST_CHECK int kernel_merge(
     unsigned threads
 );
 
+/* Where rows of W lie: row_begin's first, in bytes from row to row. */
+struct kernel_place {
+    uint8_t *weights; /* where W' goes */
+    size_t stride;
+    const uint8_t *source; /* W, which stays as it is */
+    size_t source_stride;
+};
+
+/* kernel_merge() of one term from one place to another, in this thread, with memory that the caller
+   has: it cannot fail, and is not interrupted. At least one row, one input and one output.
+   `memory`: kernel_memory() bytes for so many rows and columns as stored, at least. */
+void kernel_merge_from(
+    const struct kernel_place *place,
+    enum dtype dtype,
+    uint64_t out,
+    uint64_t in,
+    bool transposed,
+    uint64_t row_begin,
+    uint64_t row_end,
+    const struct kernel_term *term,
+    void *memory
+);
+size_t kernel_memory(uint64_t rows, uint64_t columns, uint64_t rank);
+
 const char *kernel_name(void);
 
 #endif

@@ -82,10 +82,13 @@ int match_name(struct buf *out, const struct match *match, const char *name)
 
 enum orientation { LIES_UNKNOWN, LIES_OUT_IN, LIES_IN_OUT };
 
-static enum orientation class_of(const struct model *model, const char *module)
+static enum orientation
+class_of(const struct model *model, const char *module, enum model_lies said)
 {
     static const char *const conv1d[] = {"c_attn", "c_proj", "c_fc", "q_attn", NULL};
 
+    if (said)
+        return said == MODEL_LIES_CONV1D ? LIES_IN_OUT : LIES_OUT_IN;
     if (model->layers == LAYERS_UNKNOWN)
         return LIES_UNKNOWN;
     return model->layers == LAYERS_CONV1D && ends_in_any(module, strlen(module), conv1d)
@@ -99,10 +102,11 @@ static bool shape_fits(
     enum orientation *out,
     const struct model *model,
     const struct adapter_module *module,
-    const struct tensor *weight
+    const struct model_tensor *place
 )
 {
-    enum orientation class = class_of(model, module->name);
+    enum orientation class = class_of(model, module->name, place->lies);
+    const struct tensor *weight = place->tensor;
 
     if (weight->dims != 2 || weight->shape[0] == 0 || weight->shape[1] == 0 ||
         weight->shape[0] > LIMIT_FEATURES || weight->shape[1] > LIMIT_FEATURES)
@@ -128,7 +132,7 @@ static void candidate_count(
     struct candidate *candidate,
     const struct model *model,
     const struct adapter_module *module,
-    const struct tensor *weight
+    const struct model_tensor *weight
 )
 {
     enum orientation lies;
@@ -151,7 +155,7 @@ static int candidate_look_up(
         if (err < 0)
             return err;
         if (model_find(&weight, model, (const char *)name.data))
-            candidate_count(candidate, model, &adapter->modules[i], weight.tensor);
+            candidate_count(candidate, model, &adapter->modules[i], &weight);
     }
     return 0;
 }
@@ -226,7 +230,7 @@ offer_added(struct choice *choice, const struct adapter *adapter, const struct m
         }
         const struct adapter_module *module = module_of(adapter, tensor, len);
         if (module)
-            candidate_count(&candidate, model, module, tensor);
+            candidate_count(&candidate, model, module, &model->tensors[i]);
     }
     choice_offer(choice, &candidate);
 }
@@ -313,7 +317,7 @@ static int module_match(
     if (!found && !tied && (err = is_packed(&packed, model, &name)) < 0)
         return err;
     const struct tensor *weight = out->weight.tensor;
-    bool fits = found && shape_fits(lies, model, module, weight);
+    bool fits = found && shape_fits(lies, model, module, &out->weight);
     bool applies = found && dtype_is_applicable(weight->dtype);
     out->fault = tied       ? MATCH_TIED
                  : packed   ? MATCH_PACKED

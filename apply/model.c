@@ -145,6 +145,26 @@ int model_explain(int err, const struct model *model)
     return changed == E_CONFLICT ? changed : error_restore(err);
 }
 
+int model_read_at(
+    void *data,
+    const struct model *model,
+    const struct model_tensor *tensor,
+    uint64_t offset,
+    size_t len
+)
+{
+    AUTO_FD(owner);
+    int fd = -1, err;
+
+    if (model->read)
+        return model->read(data, model, tensor, offset, len);
+    const struct shard *shard = &model->shards[tensor->shard];
+    if ((err = model_shard_open(&fd, &owner, model, tensor->shard)) < 0)
+        return err;
+    uint64_t at = shard->table.header_bytes + tensor->tensor->begin + offset;
+    return file_read_at(fd, data, len, at, shard->path);
+}
+
 /* The tensors of all shards, by name */
 
 static bool has_suffix(const char *name, const char *suffix)
@@ -274,7 +294,8 @@ static int entries_resolve(struct model *model, const struct index *index)
         size_t shard = index_place(&found, index, entries[i].file);
         const struct tensor *tensor = safetensors_find(&model->shards[shard].table, name);
         if (tensor)
-            model->tensors[model->tensor_count++] = (struct model_tensor){tensor, shard};
+            model->tensors[model->tensor_count++] = (struct model_tensor
+            ){.tensor = tensor, .shard = shard};
         else
             BROKEN(err, model, "%s: is not in %s", name, entries[i].file);
     }

@@ -21,9 +21,17 @@ struct shard {
     struct buf header; /* first 8 + N bytes, verbatim */
 };
 
+/* How a layer's weight lies, where whoever made the model says so of it. */
+enum model_lies {
+    MODEL_LIES_UNSAID,
+    MODEL_LIES_LINEAR, /* [out, in] */
+    MODEL_LIES_CONV1D, /* [in, out] */
+};
+
 struct model_tensor {
     const struct tensor *tensor;
     size_t shard;
+    enum model_lies lies;
 };
 
 /* How config.json says that layers are stored: a square weight does not tell by its shape. */
@@ -34,6 +42,17 @@ enum model_layers {
        c_attn, c_proj, c_fc or q_attn. */
     LAYERS_CONV1D,
 };
+
+struct model;
+
+/* `len` bytes of a tensor from `offset` on. */
+typedef int model_reader(
+    void *data,
+    const struct model *model,
+    const struct model_tensor *tensor,
+    uint64_t offset,
+    size_t len
+);
 
 struct model {
     char *dir;
@@ -47,7 +66,9 @@ struct model {
     /* config.json's tie_word_embeddings; where it says nothing: no lm_head.weight is there */
     bool tied_embeddings;
     enum model_layers layers;
-    bool quantised; /* config.json has a quantization_config */
+    bool quantised;      /* config.json has a quantization_config */
+    model_reader *read;  /* NULL: weights are in the shards. A live model has none (apply/live.h) */
+    const void *reading; /* the reader's own */
 };
 
 #define AUTO_MODEL(name) __attribute__((cleanup(model_release))) struct model name = {0}
@@ -74,6 +95,15 @@ MUST_CHECK int model_check_unchanged(const struct model *model);
 /* What `err`, a failure to read the model, is after all: model_check_unchanged()'s where that is
    the cause, as it is where a file ends too early. */
 MUST_CHECK int model_explain(int err, const struct model *model);
+
+/* Errors: E_IO, or the model's reader's own. */
+MUST_CHECK int model_read_at(
+    void *data,
+    const struct model *model,
+    const struct model_tensor *tensor,
+    uint64_t offset,
+    size_t len
+);
 
 /* The part of model_open() that reads config.json's text: tied_embeddings (which `has_lm_head`
    decides where it says nothing), layers, quantised. E_INVALID where it is no JSON object. */

@@ -153,30 +153,26 @@ static bool dtypes_fit(enum dtype from, enum dtype to)
 static int is_base_weight(bool *out, const struct finder *finder, const struct other *other)
 {
     const struct tensor *base = other->place.tensor;
-    const struct shard *shard = &finder->model->shards[other->place.shard];
     struct bytes ours = loaded_tensor(finder->loaded, other->tensor);
     size_t from = dtype_bits(other->tensor->dtype) / 8, to = dtype_bits(base->dtype) / 8;
     AUTO_FREE(float, values);
     AUTO_BUF(theirs);
     AUTO_BUF(rounded);
-    AUTO_FD(owner);
-    int fd, err;
+    int err;
 
     *out = false;
     if (!dtype_is_applicable(base->dtype))
         return 0;
     if (!(values = array_new(PORTION, sizeof(*values))))
         return error_set(E_NOMEM, "out of memory for a weight");
-    if ((err = model_shard_open(&fd, &owner, finder->model, other->place.shard)) < 0 ||
-        (err = buf_resize(&theirs, PORTION * to)) < 0 ||
+    if ((err = buf_resize(&theirs, PORTION * to)) < 0 ||
         (err = buf_resize(&rounded, PORTION * to)) < 0)
         return err;
     *out = true;
     for (uint64_t done = 0, count = tensor_values(base); done < count && *out;) {
         size_t n = count - done < PORTION ? (size_t)(count - done) : PORTION;
-        uint64_t at = shard->table.header_bytes + base->begin + done * to;
-        if ((err = file_read_at(fd, theirs.data, n * to, at, shard->path)) < 0 ||
-            (err = interrupt_check()) < 0)
+        err = model_read_at(theirs.data, finder->model, &other->place, done * to, n * to);
+        if (err < 0 || (err = interrupt_check()) < 0)
             return err;
         const uint8_t *mine = ours.data + done * from;
         if (other->tensor->dtype != base->dtype) {

@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -220,6 +221,26 @@ static void fd_wait(int fd, short events)
 
     if (errno == EAGAIN)
         poll(&wanted, 1, -1);
+}
+
+int file_map(struct bytes *out, int fd, uint64_t len, const char *path)
+{
+    if (len == 0) {
+        *out = (struct bytes){0};
+        return 0;
+    }
+    void *at = mmap(NULL, (size_t)len, PROT_READ, MAP_SHARED, fd, 0);
+    if (at == MAP_FAILED)
+        return file_error(path);
+    *out = (struct bytes){at, (size_t)len};
+    return 0;
+}
+
+void file_unmap(struct bytes *map)
+{
+    if (map->data)
+        munmap((void *)(uintptr_t)map->data, map->len);
+    *map = (struct bytes){0};
 }
 
 int fd_read_all(struct buf *out, int fd, uint64_t limit, const char *path)

@@ -44,6 +44,12 @@ file_write_at(int fd, const void *data, size_t len, uint64_t offset, const char 
 /* Have the system read it soon: a hint that cannot fail. */
 void file_read_ahead(int fd, uint64_t offset, uint64_t len);
 
+/* The first `len` bytes of an open file as memory that follows it: nothing is read before it is
+   looked at. Who shortens the file meanwhile ends this process. file_unmap() gives it back; the
+   descriptor may be closed before. */
+MUST_CHECK int file_map(struct bytes *out, int fd, uint64_t len, const char *path);
+void file_unmap(struct bytes *map);
+
 /* A whole regular file; E_LIMIT above `limit` bytes (before memory is taken); E_IO where it changes
    size while it is read. */
 MUST_CHECK int file_read(struct buf *out, const char *path, uint64_t limit);
