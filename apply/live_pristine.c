@@ -1,0 +1,394 @@
+/*
+ * What the weights of a running model are without an adapter. See live_weights.h.
+ *
+ * With a base model its files are mapped and every part in memory is compared with them: an adapter
+ * that is put onto other weights than these, or onto a slice of another place, would be nothing but
+ * noise, and nobody would see it. Without one, what is in memory now is copied.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "apply/live_weights.h"
+#include "format/interrupt.h"
+#include "format/limits.h"
+
+#define TABLE_NAME "the live model"
+
+static int tensor_compare(const void *a, const void *b)
+{
+    return strcmp(((const struct live_tensor *)a)->name, ((const struct live_tensor *)b)->name);
+}
+
+/* The tensors as a model */
+
+static int table_read(
+    void *data,
+    const struct model *model,
+    const struct model_tensor *place,
+    uint64_t offset,
+    size_t len
+)
+{
+    const struct live_weights *weights = model->reading;
+    const struct live_tensor *tensor = &weights->tensors[place->shard];
+
+    if (!tensor->whole.data)
+        return error_set(
+            E_UNSUPPORTED, "%s: this process has no more than a part of it", tensor->name
+        );
+    memcpy(data, tensor->whole.data + offset, len);
+    return 0;
+}
+
+static bool ends_with(const char *name, const char *end)
+{
+    size_t len = strlen(name), n = strlen(end);
+
+    return len >= n && strcmp(name + len - n, end) == 0;
+}
+
+/* Sorts the tensors, which stay where they are from here on. */
+static int table_make(struct live_weights *weights)
+{
+    struct model *table = &weights->table;
+    bool output = false;
+
+    qsort(weights->tensors, weights->count, sizeof(*weights->tensors), tensor_compare);
+    if (!(table->dir = bytes_dup(text_bytes(TABLE_NAME))) ||
+        !(table->tensors = array_new(weights->count, sizeof(*table->tensors))))
+        return error_wrap(E_NOMEM, TABLE_NAME);
+    for (size_t i = 0; i < weights->count; i++) {
+        struct live_tensor *tensor = &weights->tensors[i];
+        tensor->tensor.name = tensor->name;
+        tensor->tensor.name_len = strlen(tensor->name);
+        tensor->tensor.shape = tensor->shape;
+        tensor->tensor.end = tensor_values(&tensor->tensor) * dtype_bits(tensor->tensor.dtype) / 8;
+        table->tensors[i] = (struct model_tensor){&tensor->tensor, i, tensor->lies};
+        output = output || ends_with(tensor->name, "lm_head.weight");
+    }
+    table->tensor_count = weights->count;
+    table->tied_embeddings = !output;
+    table->read = table_read;
+    table->reading = weights;
+    return 0;
+}
+
+/* Two parts that begin at one place, or plain ones that meet. */
+
+struct range {
+    uintptr_t begin, end; /* end: of what must not be anyone else's */
+    const char *name;
+};
+
+static int range_compare(const void *a, const void *b)
+{
+    const struct range *x = a, *y = b;
+
+    return (x->begin > y->begin) - (x->begin < y->begin);
+}
+
+/* Parts of a fused matrix lie between each other's rows, so of those only the beginnings are
+   compared. */
+static struct range range_of(const struct live_tensor *tensor, const struct live_part *part)
+{
+    size_t element = dtype_bits(tensor->tensor.dtype) / 8;
+    size_t row = (size_t)part->columns * element;
+    bool whole = live_part_is_plain(part, element) && part->row_stride == row;
+    uintptr_t begin = (uintptr_t)part->data;
+
+    return (struct range
+    ){begin, begin + (whole ? (size_t)part->rows * row : element), tensor->name};
+}
+
+static int overlaps_check(const struct live_weights *weights)
+{
+    AUTO_FREE(struct range, ranges);
+    size_t count = 0;
+    int err = 0;
+
+    for (size_t i = 0; i < weights->count; i++)
+        count += weights->tensors[i].part_count;
+    if (!(ranges = array_new(count, sizeof(*ranges))))
+        return error_wrap(E_NOMEM, TABLE_NAME);
+    count = 0;
+    for (size_t i = 0; i < weights->count; i++) {
+        const struct live_tensor *tensor = &weights->tensors[i];
+        for (size_t k = 0; k < tensor->part_count; k++)
+            ranges[count++] = range_of(tensor, &tensor->parts[k]);
+    }
+    qsort(ranges, count, sizeof(*ranges), range_compare);
+    for (size_t i = 1; i < count; i++) {
+        if (ranges[i].begin >= ranges[i - 1].end)
+            continue;
+        if (err == 0)
+            err = error_hint(
+                error_set(E_INVALID, "weights lie on each other"),
+                "register a tensor that two names share under the one that its checkpoint has"
+            );
+        err = error_detail(err, "%s and %s", ranges[i - 1].name, ranges[i].name);
+    }
+    return err;
+}
+
+/* The base model */
+
+/* How names there come from names here. */
+struct renaming {
+    const char *added; /* before them, with its dot; `added_len` bytes */
+    size_t added_len;
+    const char *removed; /* likewise */
+    size_t removed_len;
+    size_t found;
+};
+
+/* So many first components are tried at most, since a base may have as many as tensors. */
+#define RENAMINGS_MAX 256
+
+#define RENAMING_NONE ((struct renaming){"", 0, "", 0, 0})
+
+/* No tensor where the base has none. */
+static int base_find(
+    struct model_tensor *out,
+    struct buf *scratch,
+    const struct model *base,
+    const struct renaming *renaming,
+    const char *name
+)
+{
+    int err;
+
+    *out = (struct model_tensor){0};
+    if (strncmp(name, renaming->removed, renaming->removed_len) != 0)
+        return 0;
+    scratch->len = 0;
+    if ((err = buf_append(scratch, renaming->added, renaming->added_len)) < 0 ||
+        (err = buf_append_text(scratch, name + renaming->removed_len)) < 0)
+        return err;
+    if (!buf_text(scratch))
+        return error_wrap(E_NOMEM, TABLE_NAME);
+    if (!model_find(out, base, (const char *)scratch->data))
+        *out = (struct model_tensor){0};
+    return 0;
+}
+
+static int renaming_offer(
+    struct renaming *best,
+    struct renaming offered,
+    struct buf *scratch,
+    const struct live_weights *weights,
+    const struct model *base
+)
+{
+    struct model_tensor found;
+
+    for (size_t i = 0; i < weights->count; i++) {
+        int err = base_find(&found, scratch, base, &offered, weights->tensors[i].name);
+        if (err < 0)
+            return err;
+        offered.found += found.tensor != NULL;
+    }
+    if (offered.found > best->found)
+        *best = offered;
+    return 0;
+}
+
+/* As they are; or, where that finds more of them, with a first component less or more. */
+static int renaming_choose(
+    struct renaming *best,
+    struct buf *scratch,
+    const struct live_weights *weights,
+    const struct model *base
+)
+{
+    const char *last = "";
+    size_t last_len = 0, tried = 0;
+
+    int err = renaming_offer(best, *best, scratch, weights, base);
+    for (size_t i = 0; i < weights->count + base->tensor_count; i++) {
+        if (err < 0 || best->found == weights->count || tried == RENAMINGS_MAX)
+            break;
+        bool ours = i < weights->count;
+        const char *name = ours ? weights->tensors[i].name
+                                : base->tensors[i - weights->count].tensor->name;
+        const char *dot = strchr(name, '.');
+        size_t len = dot ? (size_t)(dot + 1 - name) : 0;
+        if (!len || (len == last_len && strncmp(name, last, len) == 0))
+            continue;
+        struct renaming offered = RENAMING_NONE;
+        *(ours ? &offered.removed : &offered.added) = name;
+        *(ours ? &offered.removed_len : &offered.added_len) = len;
+        err = renaming_offer(best, offered, scratch, weights, base);
+        last = name;
+        last_len = len;
+        tried++;
+    }
+    if (err < 0 || best->found)
+        return err;
+    err = error_set(E_INVALID, "%s: has none of the live model's tensors", base->dir);
+    return error_hint(err, "give the model that was loaded, and its tensors' own names");
+}
+
+static int maps_make(struct live_weights *weights, const struct model *base)
+{
+    if (!(weights->maps = array_new(base->shard_count, sizeof(*weights->maps))))
+        return error_wrap(E_NOMEM, "%s", base->dir);
+    for (size_t i = 0; i < base->shard_count; i++) {
+        AUTO_FD(owner);
+        const struct shard *shard = &base->shards[i];
+        int fd = -1, err = model_shard_open(&fd, &owner, base, i);
+        if (err < 0 || (err = file_map(&weights->maps[i], fd, shard->bytes, shard->path)) < 0)
+            return err;
+        weights->map_count++;
+    }
+    return 0;
+}
+
+static bool part_equals(const struct live_part *part, size_t element)
+{
+    for (uint64_t i = 0; i < part->rows; i++) {
+        const uint8_t *live = part->data + i * part->row_stride;
+        const uint8_t *base = part->pristine + i * part->pristine_stride;
+        if (live_part_is_plain(part, element)) {
+            if (memcmp(live, base, (size_t)part->columns * element) != 0)
+                return false;
+            continue;
+        }
+        for (uint64_t k = 0; k < part->columns; k++) {
+            if (memcmp(live + k * part->column_stride, base + k * element, element) != 0)
+                return false;
+        }
+    }
+    return true;
+}
+
+/* What is wrong with a tensor that the base has too; NULL: it is the base's. */
+static const char *tensor_take(struct live_tensor *tensor, const struct tensor *base)
+{
+    const struct tensor *ours = &tensor->tensor;
+    size_t element = dtype_bits(ours->dtype) / 8;
+
+    if (ours->dims != base->dims || memcmp(ours->shape, base->shape, ours->dims * 8) != 0)
+        return "has another shape there";
+    if (ours->dtype != base->dtype)
+        return "has another dtype there";
+    for (size_t i = 0; i < tensor->part_count; i++) {
+        struct live_part *part = &tensor->parts[i];
+        part->pristine_stride = (size_t)tensor->shape[1] * element;
+        part->pristine = tensor->whole.data + part->row * part->pristine_stride +
+                         part->column * element;
+        if (!part_equals(part, element))
+            return "has other values in memory";
+    }
+    return NULL;
+}
+
+static int base_take(struct live_weights *weights, const struct model *base)
+{
+    struct renaming renaming = RENAMING_NONE;
+    AUTO_BUF(scratch);
+    int err = renaming_choose(&renaming, &scratch, weights, base);
+
+    if (err < 0 || (err = maps_make(weights, base)) < 0)
+        return err;
+    for (size_t i = 0; i < weights->count; i++) {
+        struct live_tensor *tensor = &weights->tensors[i];
+        struct model_tensor found;
+        int failed = base_find(&found, &scratch, base, &renaming, tensor->name);
+        if (failed < 0 || (failed = interrupt_check()) < 0)
+            return failed;
+        if (!found.tensor)
+            continue;
+        const struct shard *shard = &base->shards[found.shard];
+        tensor->whole = (struct bytes
+        ){weights->maps[found.shard].data + shard->table.header_bytes + found.tensor->begin,
+          (size_t)tensor_bytes(found.tensor)};
+        weights->from_base++;
+        const char *why = tensor_take(tensor, found.tensor);
+        if (!why)
+            continue;
+        if (err == 0) {
+            err = error_set(E_CONFLICT, "%s: is not the model that is in memory", base->dir);
+            err = error_hint(
+                err,
+                "give the checkpoint that was loaded, and as it was loaded; without one, a copy "
+                "of the weights is kept"
+            );
+        }
+        err = error_detail(err, "%s %s", tensor->name, why);
+    }
+    return err;
+}
+
+/* Copies */
+
+static int part_keep(struct live_part *part, size_t element)
+{
+    size_t row = (size_t)part->columns * element, bytes;
+
+    if (__builtin_mul_overflow((size_t)part->rows, row, &bytes) ||
+        buf_resize(&part->kept, bytes) < 0)
+        return error_set(E_NOMEM, "out of memory for a copy of the weights");
+    for (uint64_t i = 0; i < part->rows; i++) {
+        const uint8_t *from = part->data + i * part->row_stride;
+        uint8_t *to = part->kept.data + i * row;
+        if (live_part_is_plain(part, element)) {
+            memcpy(to, from, row);
+            continue;
+        }
+        for (uint64_t k = 0; k < part->columns; k++)
+            memcpy(to + k * element, from + k * part->column_stride, element);
+    }
+    part->pristine = part->kept.data;
+    part->pristine_stride = row;
+    return 0;
+}
+
+static int tensor_keep(struct live_tensor *tensor)
+{
+    size_t element = dtype_bits(tensor->tensor.dtype) / 8;
+
+    for (size_t i = 0; i < tensor->part_count; i++) {
+        struct live_part *part = &tensor->parts[i];
+        int err = interrupt_check();
+        if (err < 0 || (err = part_keep(part, element)) < 0)
+            return error_wrap(err, "%s", tensor->name);
+        if (part->rows == tensor->shape[0] && part->columns == tensor->shape[1])
+            tensor->whole = buf_bytes(&part->kept);
+    }
+    return 0;
+}
+
+/* What config.json says of the layers, and the base's name for errors. */
+static void base_describe(struct model *table, struct model *base)
+{
+    table->layers = base->layers;
+    table->quantised = base->quantised;
+    table->tied_embeddings = base->tied_embeddings;
+    char *dir = table->dir;
+    table->dir = base->dir;
+    base->dir = dir;
+}
+
+int live_weights_seal(struct live_weights *weights, const char *base_dir)
+{
+    AUTO_MODEL(base);
+    int err;
+
+    if (weights->sealed)
+        return error_set(E_INVALID, "the model is sealed already");
+    if (weights->count == 0)
+        return error_set(E_INVALID, "no weights were registered");
+    weights->sealed = true; /* what fails from here on is of no more use */
+    if ((err = table_make(weights)) < 0 || (err = overlaps_check(weights)) < 0)
+        return err;
+    if (base_dir) {
+        if ((err = model_open(&base, base_dir)) < 0 || (err = base_take(weights, &base)) < 0)
+            return err;
+        base_describe(&weights->table, &base);
+    }
+    for (size_t i = 0; err == 0 && i < weights->count; i++) {
+        if (!weights->tensors[i].whole.data)
+            err = tensor_keep(&weights->tensors[i]);
+    }
+    return err;
+}

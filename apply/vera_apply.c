@@ -1,0 +1,249 @@
+/* The public face of apply/live.h. Nothing is decided here: arguments become the project's own. */
+#include "apply/vera_apply.h"
+
+#include <assert.h>
+#include <string.h>
+
+#include "apply/live.h"
+
+static_assert(VERA_NOTFOUND == (int)E_NOTFOUND && VERA_DEVICE == (int)E_DEVICE, "codes differ");
+static_assert(VERA_BUNDLE_HEADER == BUNDLE_HEADER_BYTES, "headers differ");
+
+/* The model is the live one; the other name belongs to the library's users. */
+static struct live *live_of(struct vera_model *model)
+{
+    return (struct live *)(void *)model;
+}
+
+/* A structure as its caller knows it, perhaps a shorter or a longer one: what we know of it. What
+   is longer must be zero there, since we would not do what it asks for. */
+static int take(void *out, size_t known, const void *given, size_t size_least)
+{
+    size_t size;
+
+    memcpy(&size, given, sizeof(size));
+    if (size < size_least || size > 4096)
+        return error_set(E_INVALID, "a structure of %zu bytes: its field 'size' is not set", size);
+    for (size_t i = known; i < size; i++) {
+        if (((const uint8_t *)given)[i])
+            return error_set(E_UNSUPPORTED, "a structure of a later version of the library");
+    }
+    memset(out, 0, known);
+    memcpy(out, given, size < known ? size : known);
+    return 0;
+}
+
+const char *vera_error_message(void)
+{
+    return error_message();
+}
+
+const char *vera_error_hint(void)
+{
+    return error_hint_text();
+}
+
+const char *vera_error_name(int code)
+{
+    return error_name(code);
+}
+
+const char *vera_version(void)
+{
+    return VERA_VERSION;
+}
+
+int vera_model_new(struct vera_model **out, const struct vera_options *given)
+{
+    struct vera_options options = {0};
+    struct live *live = NULL;
+    int err = given ? take(&options, sizeof(options), given, sizeof(options)) : 0;
+
+    if (err < 0)
+        return err;
+    if (options.reserved)
+        return error_set(E_INVALID, "a reserved field is not zero");
+    const struct live_options own = {
+        .base = options.base,
+        .threads = options.threads,
+        .basis_max = options.basis_bytes,
+        .pause = options.pause,
+        .resume = options.resume,
+        .context = options.context,
+    };
+    if ((err = live_new(&live, &own)) == 0)
+        *out = (struct vera_model *)(void *)live;
+    return err;
+}
+
+void vera_model_free(struct vera_model *model)
+{
+    live_free(live_of(model));
+}
+
+static int place_make(struct live_place *out, const struct vera_tensor *tensor)
+{
+    static const enum dtype dtypes[] = {
+        [VERA_F32] = DTYPE_F32, [VERA_BF16] = DTYPE_BF16, [VERA_F16] = DTYPE_F16};
+    static const enum model_lies layers[] = {
+        [VERA_LAYER_UNKNOWN] = MODEL_LIES_UNSAID,
+        [VERA_LAYER_LINEAR] = MODEL_LIES_LINEAR,
+        [VERA_LAYER_CONV1D] = MODEL_LIES_CONV1D};
+    const char *name = tensor->name ? tensor->name : "";
+
+    if (tensor->dtype < VERA_F32 || tensor->dtype > VERA_F16)
+        return error_set(
+            E_UNSUPPORTED, "'%s': dtype %d is none of vera_dtype", name, tensor->dtype
+        );
+    if (tensor->layer < 0 || tensor->layer > VERA_LAYER_CONV1D)
+        return error_set(E_INVALID, "'%s': layer %d is none of vera_layer", name, tensor->layer);
+    if (tensor->reserved[0] || tensor->reserved[1])
+        return error_set(E_INVALID, "'%s': a reserved field is not zero", name);
+    *out = (struct live_place){
+        .name = tensor->name,
+        .dtype = dtypes[tensor->dtype],
+        .lies = layers[tensor->layer],
+        .dims = tensor->columns ? 2 : 1,
+        .shape = {tensor->rows, tensor->columns},
+        .data = tensor->data,
+        .row_stride = tensor->row_stride,
+        .column_stride = tensor->column_stride,
+        .row = tensor->row_begin,
+        .rows = tensor->row_count,
+        .column = tensor->column_begin,
+        .columns = tensor->column_count,
+    };
+    return 0;
+}
+
+/* Is it the memory of a device that this library can write to? */
+static int memory_check(const struct vera_tensor *tensor)
+{
+    const char *name = tensor->name ? tensor->name : "";
+
+    if (tensor->memory == 0 || tensor->memory == VERA_HOST)
+        return 0;
+    if (tensor->memory != VERA_CUDA)
+        return error_set(E_INVALID, "'%s': memory %d is none of vera_memory", name, tensor->memory);
+    int err = error_set(
+        E_DEVICE, "'%s' lies in a GPU's memory: this library writes to the host's only", name
+    );
+    return error_hint(err, "register a copy in host memory, and copy it to the device in 'resume'");
+}
+
+int vera_model_register(struct vera_model *model, const struct vera_tensor *given)
+{
+    struct vera_tensor tensor;
+    struct live_place place;
+    int err;
+
+    if ((err = take(&tensor, sizeof(tensor), given, sizeof(tensor))) < 0 ||
+        (err = memory_check(&tensor)) < 0 || (err = place_make(&place, &tensor)) < 0)
+        return err;
+    return live_register(live_of(model), &place);
+}
+
+int vera_model_seal(struct vera_model *model)
+{
+    return live_seal(live_of(model));
+}
+
+/* As much of the state as the caller has room for. */
+static int state_room(const struct vera_state *out)
+{
+    if (out && (out->size < sizeof(*out) || out->size > 4096))
+        return error_set(E_INVALID, "vera_state: its field 'size' is not set");
+    return 0;
+}
+
+static void state_give(struct vera_state *out, const struct live_state *state)
+{
+    if (!out)
+        return;
+    size_t size = out->size;
+    memset(out, 0, size);
+    *out = (struct vera_state){
+        .size = size,
+        .epoch = state->epoch,
+        .modules = state->modules,
+        .attached = state->attached,
+        .pinned = state->pinned,
+        .had_previous = state->had_previous,
+        .seconds = state->seconds,
+        .stopped = state->stopped,
+    };
+    memcpy(out->snapshot, state->snapshot.bytes, sizeof(out->snapshot));
+    memcpy(out->previous, state->previous.bytes, sizeof(out->previous));
+}
+
+int vera_swap_bundle(
+    struct vera_model *model, const void *bundle, size_t bytes, struct vera_state *out
+)
+{
+    struct live_state state;
+    int err = state_room(out);
+
+    if (err == 0)
+        err = live_swap_bundle(&state, live_of(model), (struct bytes){bundle, bytes});
+    if (err == 0)
+        state_give(out, &state);
+    return err;
+}
+
+int vera_swap_directory(struct vera_model *model, const char *directory, struct vera_state *out)
+{
+    struct live_state state;
+    int err = state_room(out);
+
+    if (err == 0 && (err = live_swap_directory(&state, live_of(model), directory)) == 0)
+        state_give(out, &state);
+    return err;
+}
+
+int vera_detach(struct vera_model *model, struct vera_state *out)
+{
+    struct live_state state;
+    int err = state_room(out);
+
+    if (err == 0 && (err = live_detach(&state, live_of(model))) == 0)
+        state_give(out, &state);
+    return err;
+}
+
+int vera_status(struct vera_model *model, struct vera_state *out)
+{
+    struct live_state state;
+    int err = state_room(out);
+
+    if (err < 0)
+        return err;
+    live_status(&state, live_of(model));
+    state_give(out, &state);
+    return 0;
+}
+
+void vera_read_begin(struct vera_model *model)
+{
+    live_read_begin(live_of(model));
+}
+
+void vera_read_end(struct vera_model *model)
+{
+    live_read_end(live_of(model));
+}
+
+int vera_bundle_bytes(
+    uint64_t *out, const struct vera_model *model, const void *header, size_t bytes
+)
+{
+    struct bundle_header decoded;
+    struct bundle_room room;
+
+    live_room(&room, (const struct live *)(const void *)model);
+    room.part_bytes[BUNDLE_FILES] = bundle_room_any.part_bytes[BUNDLE_FILES];
+    room.part_bytes[BUNDLE_MODEL_CONFIG] = bundle_room_any.part_bytes[BUNDLE_MODEL_CONFIG];
+    int err = bundle_header_decode(&decoded, (struct bytes){header, bytes}, &room);
+    if (err == 0)
+        *out = decoded.total_bytes;
+    return err;
+}

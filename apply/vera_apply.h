@@ -1,0 +1,180 @@
+/*
+ * libvera_apply: put VeRA adapters onto the weights of a running model, and take them off again.
+ *
+ * A program says where its weights lie in memory (vera_model_register), seals the model, and swaps
+ * adapters: in place, so pointers to the weights stay good; from the weights without an adapter
+ * straight to those with one, so that after any number of swaps they are, bit for bit, what
+ * "vera apply" writes, and after vera_detach() what they were at first. Whatever can fail fails
+ * before the first byte is written, and leaves the weights as they were.
+ *
+ * The library prints nothing, ends no process, and starts threads only while it writes. Any thread
+ * may call any function of a model but vera_model_free() at any time; messages of errors are the
+ * thread's own. Interface for C, C++ and ctypes: handles are opaque, and structures begin with
+ * their size, so that a program and a later library understand each other.
+ *
+ * vera_apply(3) is the manual, docs/examples/live.c a whole program.
+ */
+#ifndef VERA_APPLY_H
+#define VERA_APPLY_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define VERA_PUBLIC __attribute__((visibility("default")))
+#else
+#define VERA_PUBLIC
+#endif
+
+/* What functions return that can fail: 0, or what the caller can do about it. */
+enum vera_code {
+    VERA_OK = 0,
+    VERA_NOTFOUND = -1,    /* no such directory or file */
+    VERA_INVALID = -3,     /* an argument, or an adapter that does not fit these weights */
+    VERA_CORRUPT = -4,     /* bytes that are damaged */
+    VERA_CONFLICT = -5,    /* another base model; the program did not stop for the swap */
+    VERA_LIMIT = -6,       /* too large */
+    VERA_UNSUPPORTED = -7, /* nothing that this library does */
+    VERA_IO = -8,          /* the system refused */
+    VERA_NOMEM = -9,
+    VERA_DEVICE = -10, /* a device that is not there, or that this build knows nothing of */
+};
+
+/* Of the calling thread's last failure, until its next one: what went wrong, further lines naming
+   each thing that did, after a "\n  "; what can be done, or NULL. */
+VERA_PUBLIC const char *vera_error_message(void);
+VERA_PUBLIC const char *vera_error_hint(void);
+/* "CORRUPT" for VERA_CORRUPT. */
+VERA_PUBLIC const char *vera_error_name(int code);
+
+/* Of the library, "0.1.0". */
+VERA_PUBLIC const char *vera_version(void);
+
+struct vera_model;
+
+struct vera_options {
+    size_t size; /* sizeof(struct vera_options) */
+    /* The base model's directory (safetensors, config.json). Weights without an adapter are then
+       read from its files, which must stay as they are while the model lives, and the weights in
+       memory must be theirs, byte for byte. NULL: a copy of the weights is kept. */
+    const char *base;
+    /* Called around the writing, by the thread that swaps. `pause` returns when nobody reads the
+       weights any more; what it returns, if not 0, ends the swap with VERA_CONFLICT, and `resume`
+       is not called. Either may be NULL. They must not call functions of the model other than
+       vera_status(). */
+    int (*pause)(void *context);
+    void (*resume)(void *context);
+    void *context;
+    uint64_t basis_bytes; /* of random matrices that are kept between swaps; 0: 1 GiB */
+    uint32_t threads;     /* that a swap works with; 0: one for each core */
+    uint32_t reserved;    /* 0 */
+};
+
+/* A model without weights; `options` may be NULL. Free it with vera_model_free(). */
+VERA_PUBLIC int vera_model_new(struct vera_model **out, const struct vera_options *options);
+
+/* The weights stay as they are. NULL: nothing. */
+VERA_PUBLIC void vera_model_free(struct vera_model *model);
+
+enum vera_dtype { VERA_F32 = 1, VERA_BF16 = 2, VERA_F16 = 3 };
+enum vera_memory { VERA_HOST = 1, VERA_CUDA = 2 };
+
+/* How a layer's weight lies: [out, in], or [in, out] as in Transformers' Conv1D. Where nobody says,
+   shapes and the base's config.json do. */
+enum vera_layer { VERA_LAYER_UNKNOWN = 0, VERA_LAYER_LINEAR = 1, VERA_LAYER_CONV1D = 2 };
+
+/* One part of one tensor in memory. Fields that are 0 mean the usual. */
+struct vera_tensor {
+    size_t size; /* sizeof(struct vera_tensor) */
+    const char
+        *name; /* as the model's checkpoint has it: "model.layers.0.self_attn.q_proj.weight" */
+    /* The part's first element. NULL: another process has all of the tensor, and adapters may
+       change it all the same. */
+    void *data;
+    /* The whole tensor as the checkpoint has it. `columns` 0: a vector of `rows` values. */
+    uint64_t rows, columns;
+    /* From one row, and from one column, to the next, in elements; both 0: rows are contiguous. */
+    int64_t row_stride, column_stride;
+    /* Which rows and columns of the tensor lie at `data`; a count of 0: all to the end. So the q, k
+       and v of one fused matrix are three tensors with pointers into it, and a shard of a tensor
+       that is spread over processes is the rows or columns that it has. */
+    uint64_t row_begin, row_count, column_begin, column_count;
+    void *stream;         /* VERA_CUDA: the CUstream that uses the weights */
+    int32_t dtype;        /* enum vera_dtype */
+    int32_t layer;        /* enum vera_layer */
+    int32_t memory;       /* enum vera_memory; 0: VERA_HOST */
+    int32_t device;       /* VERA_CUDA: its number */
+    uint32_t reserved[2]; /* 0 */
+};
+
+/* Before vera_model_seal(), once for each part. The memory must live as long as the model. Whatever
+   an adapter may change is registered: weights, biases, the classifier. VERA_INVALID, naming the
+   tensor; VERA_UNSUPPORTED for another dtype; VERA_DEVICE for memory that this build cannot write
+   to. */
+VERA_PUBLIC int vera_model_register(struct vera_model *model, const struct vera_tensor *tensor);
+
+/* All is registered, and what is in memory is the model without an adapter. Reads all weights once.
+   VERA_CONFLICT, naming the tensors, where they are not the base's; VERA_INVALID where weights lie
+   on each other. After a failure the model can only be freed. */
+VERA_PUBLIC int vera_model_seal(struct vera_model *model);
+
+/* What the weights are. */
+struct vera_state {
+    size_t size;          /* sizeof(struct vera_state), set by the caller before the call */
+    uint64_t epoch;       /* grows by one with each change of the weights; 0 at first */
+    uint64_t modules;     /* that the adapter changes */
+    uint8_t snapshot[32]; /* its snapshot id; zeros where there is none */
+    uint8_t previous[32]; /* of the adapter before the last change, likewise */
+    int32_t attached;     /* 1: there is an adapter */
+    int32_t pinned;       /* 1: the base's weights were compared with those that the adapter's
+                             version recorded */
+    int32_t had_previous; /* 1: there was an adapter before the last change */
+    int32_t reserved;
+    double seconds; /* that the last change took */
+    double stopped; /* of these, while the weights could not be read */
+};
+
+/* Put the adapter in a bundle ("vera export REV - --as bundle") onto the weights, in place of the
+   one that is there. `out` may be NULL. The adapter that is there already: nothing is written, and
+   the epoch stays. The bundle may be freed afterwards. VERA_CORRUPT where it is damaged;
+   VERA_INVALID where the adapter does not fit, naming every module, or is not finite;
+   VERA_CONFLICT where it was made for other weights; VERA_UNSUPPORTED where it brings tensors that
+   are not registered. On failure the adapter before it stays, whole. */
+VERA_PUBLIC int vera_swap_bundle(
+    struct vera_model *model, const void *bundle, size_t bytes, struct vera_state *out
+);
+
+/* The same of a PEFT directory. */
+VERA_PUBLIC int
+vera_swap_directory(struct vera_model *model, const char *directory, struct vera_state *out);
+
+/* The weights as they were when the model was sealed. Without an adapter nothing is done. */
+VERA_PUBLIC int vera_detach(struct vera_model *model, struct vera_state *out);
+
+/* Does not wait for a swap that runs; between vera_read_begin() and vera_read_end() it is the state
+   of the weights that are read. */
+VERA_PUBLIC int vera_status(struct vera_model *model, struct vera_state *out);
+
+/* Between the two no weight changes; a swap waits for those that have begun, and new ones wait for
+   it. Both in one thread; not one inside another. A program that stops its readers by `pause` needs
+   neither; one that wants no request to wait keeps two models and swaps the one that is idle. */
+VERA_PUBLIC void vera_read_begin(struct vera_model *model);
+VERA_PUBLIC void vera_read_end(struct vera_model *model);
+
+/* A bundle's first so many bytes tell how long it is. */
+#define VERA_BUNDLE_HEADER 152
+
+/* How many bytes a bundle has whose first VERA_BUNDLE_HEADER bytes these are: for who reads it from
+   a pipe. VERA_CORRUPT; VERA_LIMIT where it is larger than one that fits this model. */
+VERA_PUBLIC int
+vera_bundle_bytes(uint64_t *out, const struct vera_model *model, const void *header, size_t bytes);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
