@@ -40,7 +40,7 @@ if [ $# = 0 ]; then
 fi
 
 # The caller's git and vera settings must not reach the tests.
-unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_OBJECT_DIRECTORY VERA_REPO VERA_CPU VERA_TOKEN VERA_RETRIES
+unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_OBJECT_DIRECTORY VERA_REPO VERA_CPU VERA_CUDA_MODULE VERA_TOKEN VERA_RETRIES
 export LC_ALL=C.UTF-8
 build=$top/build-tests type=release slower=1
 if [ "$sanitize" != none ]; then

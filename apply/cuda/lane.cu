@@ -114,12 +114,12 @@ int cuda_lane_open(void **out, void *session, unsigned threads, struct backend_f
     return 0;
 }
 
-/* What is freed is no longer needed, so that an error there is nobody's. */
+/* Nothing is on its way: every merge waits for its end, however it ends. What is freed is no longer
+   needed, so that an error there is nobody's. */
 void cuda_lane_close(void *state)
 {
     struct lane_state *lane = (struct lane_state *)state;
 
-    (void)cudaStreamSynchronize(lane->stream);
     for (size_t i = 0; i < LANE_SLOTS; i++)
         (void)cudaFreeHost(lane->slots[i]);
     (void)cudaFree(lane->tile);
@@ -460,9 +460,7 @@ launch(const struct lane_state *lane, const struct wave *wave, struct backend_fa
     TRY(fault, cudaMemcpyAsync(
                    parameters->device, parameters->host, bytes, cudaMemcpyHostToDevice, lane->stream
                ));
-    cudaError_t error = lane->session->math == MATH_FAST
-                            ? merge_fast_launch(&grid, tensors, count, terms, lane->stream)
-                            : merge_exact_launch(&grid, tensors, count, terms, lane->stream);
+    cudaError_t error = merge_exact_launch(&grid, tensors, count, terms, lane->stream);
     return error == cudaSuccess ? 0 : fault_cuda(fault, "cudaLaunchKernel", error);
 }
 

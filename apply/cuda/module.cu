@@ -51,7 +51,7 @@ struct size_text {
     char text[32];
 };
 
-static struct size_text size_text(uint64_t bytes)
+static struct size_text size_of(uint64_t bytes)
 {
     struct size_text out;
 
@@ -70,7 +70,7 @@ int fault_memory(struct backend_fault *fault, const char *what, uint64_t bytes)
     TRY(fault, cudaMemGetInfo(&unused, &total));
     fault_set(
         fault, E_DEVICE, "cuda: the device's memory is too small: %s %s, and %s of %s are free",
-        what, size_text(bytes).text, size_text(unused).text, size_text(total).text
+        what, size_of(bytes).text, size_of(unused).text, size_of(total).text
     );
     return fault_hint(fault, "end what else uses the device, " CPU_HINT);
 }
@@ -204,9 +204,18 @@ static const char *module_device_name(void *session)
 
 /* Copies of 4 MiB take a tenth of a millisecond each way, a launch a hundredth. */
 static const struct backend backend_module = {
-    "cuda",         nullptr,         4 * MIB,          2,
-    module_open,    module_close,    module_basis_add, module_device_name,
-    cuda_lane_open, cuda_lane_close, cuda_lane_memory, cuda_lane_merge,
+    "cuda",  /* name */
+    nullptr, /* fast_bound */
+    4 * MIB, /* group_bytes */
+    2,       /* lanes_min */
+    module_open,
+    module_close,
+    module_basis_add,
+    module_device_name,
+    cuda_lane_open,
+    cuda_lane_close,
+    cuda_lane_memory,
+    cuda_lane_merge,
 };
 
 extern "C" __attribute__((visibility("default"))) const struct backend *

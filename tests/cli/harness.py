@@ -125,7 +125,8 @@ class VeraTest(unittest.TestCase):
         self.env = {name: os.environ[name] for name in kept if name in os.environ}
         self.env.update(HOME=self.home, LC_ALL="C", TERM="xterm", GIT_CONFIG_NOSYSTEM="1",
                         GIT_AUTHOR_NAME="Ada", GIT_AUTHOR_EMAIL="ada@example.org",
-                        GIT_COMMITTER_NAME="Ada", GIT_COMMITTER_EMAIL="ada@example.org")
+                        GIT_COMMITTER_NAME="Ada", GIT_COMMITTER_EMAIL="ada@example.org",
+                        VERA_CUDA_MODULE=os.devnull)  # no GPU is taken by default
 
     def path(self, *names):
         return os.path.join(self.dir, *names)
