@@ -1,0 +1,395 @@
+/*
+ * What the kernels of apply/cuda take on this device, beside what the device can do: its limits are
+ * measured in the same run, by a copy, by multiply-adds that need no memory, and by copies from and
+ * to pinned memory, so that a kernel's time can be compared with the least that it could be.
+ *
+ * Also how far fast mode is from exact mode. An argument N scales everything down by N, to see that
+ * it works where time is short.
+ */
+#include <cuda_runtime.h>
+
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "apply/cuda/kernels.h"
+
+#define RUNS   11
+#define CHAINS 8u
+
+static void must(cudaError_t error, const char *call)
+{
+    if (error == cudaSuccess)
+        return;
+    fprintf(stderr, "gpu: %.*s: %s\n", (int)strcspn(call, "("), call, cudaGetErrorString(error));
+    exit(1);
+}
+
+#define MUST(call) must(call, #call)
+
+/* ---- What is timed ---- */
+
+/* Read and write 16 bytes at a time, all threads side by side. */
+__global__ void copy(uint4 *to, const uint4 *from, uint64_t count)
+{
+    uint64_t step = (uint64_t)gridDim.x * blockDim.x;
+
+    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += step)
+        to[i] = from[i];
+}
+
+/* Chains that do not depend on each other, in registers. */
+__global__ void multiply(float *to, uint32_t count, float factor)
+{
+    float chain[CHAINS], sum = 0;
+
+    for (unsigned i = 0; i < CHAINS; i++)
+        chain[i] = (float)(threadIdx.x + i);
+    for (uint32_t k = 0; k < count; k++) {
+#pragma unroll
+        for (unsigned i = 0; i < CHAINS; i++)
+            chain[i] = __fmaf_rn(chain[i], factor, factor);
+    }
+    for (unsigned i = 0; i < CHAINS; i++)
+        sum = __fadd_rn(sum, chain[i]);
+    to[(uint64_t)blockIdx.x * blockDim.x + threadIdx.x] = sum;
+}
+
+/* Bits of `count` elements that are numbers below 1 in size. */
+__global__ void fill(uint8_t *to, uint64_t count, uint32_t dtype, uint32_t seed)
+{
+    uint64_t step = (uint64_t)gridDim.x * blockDim.x;
+
+    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += step) {
+        uint32_t x = (uint32_t)i * 2654435761u + seed;
+        x = (x ^ x >> 15) * 2246822519u;
+        x ^= x >> 13;
+        float value = __fmaf_rn((float)(x >> 8), 1.0f / 8388608.0f, -1.0f);
+        if (dtype == MERGE_F32)
+            ((float *)(void *)to)[i] = value;
+        else
+            ((uint16_t *)(void *)to)[i] = (uint16_t)(__float_as_uint(value) >> 16);
+    }
+}
+
+static cudaLaunchConfig_t shape(unsigned blocks, unsigned threads, cudaStream_t stream)
+{
+    cudaLaunchConfig_t config = {};
+
+    config.gridDim = dim3(blocks);
+    config.blockDim = dim3(threads);
+    config.stream = stream;
+    return config;
+}
+
+/* The median of RUNS times, in seconds, of work that is queued on `stream`; one more warms up. */
+template <typename Work> static double timed(cudaStream_t stream, Work work)
+{
+    std::vector<float> times;
+    cudaEvent_t begin, end;
+
+    MUST(cudaEventCreate(&begin));
+    MUST(cudaEventCreate(&end));
+    for (int run = 0; run <= RUNS; run++) {
+        float milliseconds = 0;
+        MUST(cudaEventRecord(begin, stream));
+        work();
+        MUST(cudaEventRecord(end, stream));
+        MUST(cudaEventSynchronize(end));
+        MUST(cudaEventElapsedTime(&milliseconds, begin, end));
+        if (run > 0)
+            times.push_back(milliseconds);
+    }
+    MUST(cudaEventDestroy(begin));
+    MUST(cudaEventDestroy(end));
+    std::sort(times.begin(), times.end());
+    return 1e-3 * times[times.size() / 2];
+}
+
+/* ---- The device's limits ---- */
+
+struct limits {
+    double memory; /* bytes a second, read and written together */
+    double fma;    /* float32 multiply-adds a second */
+    double to_device, from_device, both;
+};
+
+static double limit_memory(cudaStream_t stream, size_t bytes, unsigned blocks)
+{
+    uint8_t *from, *to;
+
+    MUST(cudaMalloc(&from, bytes));
+    MUST(cudaMalloc(&to, bytes));
+    MUST(cudaMemset(from, 1, bytes));
+    double seconds = timed(stream, [&]() {
+        cudaLaunchConfig_t config = shape(blocks * 16, 256, stream);
+        MUST(cudaLaunchKernelEx(
+            &config, copy, (uint4 *)(void *)to, (const uint4 *)(const void *)from,
+            (uint64_t)bytes / 16
+        ));
+    });
+    MUST(cudaFree(from));
+    MUST(cudaFree(to));
+    return 2 * (double)bytes / seconds;
+}
+
+static double limit_fma(cudaStream_t stream, uint32_t count, unsigned blocks)
+{
+    const unsigned grid = blocks * 8, threads = 256;
+    float *to;
+
+    MUST(cudaMalloc(&to, sizeof(*to) * grid * threads));
+    double seconds = timed(stream, [&]() {
+        cudaLaunchConfig_t config = shape(grid, threads, stream);
+        MUST(cudaLaunchKernelEx(&config, multiply, to, count, 0.5f));
+    });
+    MUST(cudaFree(to));
+    return (double)grid * threads * CHAINS * count / seconds;
+}
+
+/* Blocks of 4 MiB, as vera copies them. */
+static void limits_bus(struct limits *out, cudaStream_t stream, size_t bytes)
+{
+    const size_t block = std::min(bytes, (size_t)4 << 20);
+    uint8_t *host_in, *host_out, *device_in, *device_out;
+    cudaStream_t other;
+    cudaEvent_t fork, join;
+
+    MUST(cudaStreamCreateWithFlags(&other, cudaStreamNonBlocking));
+    MUST(cudaEventCreate(&fork));
+    MUST(cudaEventCreate(&join));
+    MUST(cudaHostAlloc(&host_in, bytes, cudaHostAllocDefault));
+    MUST(cudaHostAlloc(&host_out, bytes, cudaHostAllocDefault));
+    MUST(cudaMalloc(&device_in, bytes));
+    MUST(cudaMalloc(&device_out, bytes));
+    memset(host_in, 1, bytes);
+    auto in = [&](cudaStream_t on) {
+        for (size_t at = 0; at + block <= bytes; at += block)
+            MUST(cudaMemcpyAsync(device_in + at, host_in + at, block, cudaMemcpyHostToDevice, on));
+    };
+    auto back = [&](cudaStream_t on) {
+        for (size_t at = 0; at + block <= bytes; at += block)
+            MUST(cudaMemcpyAsync(host_out + at, device_out + at, block, cudaMemcpyDeviceToHost, on)
+            );
+    };
+    out->to_device = (double)bytes / timed(stream, [&]() { in(stream); });
+    out->from_device = (double)bytes / timed(stream, [&]() { back(stream); });
+    out->both = 2 * (double)bytes / timed(stream, [&]() {
+                    MUST(cudaEventRecord(fork, stream));
+                    MUST(cudaStreamWaitEvent(other, fork));
+                    in(stream);
+                    back(other);
+                    MUST(cudaEventRecord(join, other));
+                    MUST(cudaStreamWaitEvent(stream, join));
+                });
+    MUST(cudaFree(device_in));
+    MUST(cudaFree(device_out));
+    MUST(cudaFreeHost(host_in));
+    MUST(cudaFreeHost(host_out));
+    MUST(cudaEventDestroy(fork));
+    MUST(cudaEventDestroy(join));
+    MUST(cudaStreamDestroy(other));
+}
+
+/* ---- The kernels ---- */
+
+struct bench_case {
+    const char *name;
+    enum merge_dtype dtype;
+    uint64_t out, in, rank;
+    uint32_t count; /* of tensors in one launch */
+};
+
+/* A launch: its tensors one after the other in one piece of memory, one adapter. */
+struct bench_launch {
+    struct merge_grid grid;
+    struct merge_tensor *tensors; /* on the device */
+    struct merge_term *terms;
+    uint8_t *weights;
+    float *a, *b, *d, *factor;
+    size_t bytes;
+    uint32_t count;
+};
+
+static float *values(uint64_t count, uint32_t seed)
+{
+    cudaLaunchConfig_t config = shape(256, 256, nullptr);
+    float *out;
+
+    MUST(cudaMalloc(&out, count * sizeof(*out)));
+    MUST(cudaLaunchKernelEx(&config, fill, (uint8_t *)(void *)out, count, (uint32_t)MERGE_F32, seed)
+    );
+    return out;
+}
+
+static void weights_fill(const struct bench_launch *launch, enum merge_dtype dtype, bool zero)
+{
+    cudaLaunchConfig_t config = shape(256, 256, nullptr);
+    uint64_t count = launch->bytes / (dtype == MERGE_F32 ? 4 : 2);
+
+    if (zero)
+        MUST(cudaMemset(launch->weights, 0, launch->bytes));
+    else
+        MUST(cudaLaunchKernelEx(&config, fill, launch->weights, count, (uint32_t)dtype, 7u));
+    MUST(cudaDeviceSynchronize());
+}
+
+static struct bench_launch launch_make(const struct bench_case *given)
+{
+    size_t each = (size_t)(given->out * given->in * (given->dtype == MERGE_F32 ? 4 : 2));
+    std::vector<merge_tensor> tensors(given->count);
+    struct bench_launch launch = {};
+
+    launch.count = given->count;
+    launch.bytes = each * given->count;
+    launch.a = values(given->rank * given->in, 1);
+    launch.b = values(given->out * given->rank, 2);
+    launch.d = values(given->rank, 3);
+    launch.factor = values(given->out, 4);
+    MUST(cudaMalloc(&launch.weights, launch.bytes));
+    for (uint32_t i = 0; i < given->count; i++) {
+        struct merge_tensor *tensor = &tensors[i];
+        *tensor = {};
+        tensor->to = launch.weights + i * each;
+        tensor->from = tensor->to;
+        tensor->rows = given->out;
+        tensor->cols = tensor->from_stride = tensor->to_stride = given->in;
+        tensor->dtype = given->dtype;
+        tensor->term_count = 1;
+    }
+    struct merge_term term = {launch.a, launch.b, launch.d, launch.factor, given->in, given->rank};
+    if (!merge_grid_make(&launch.grid, tensors.data(), given->count))
+        exit(1);
+    MUST(cudaMalloc(&launch.tensors, sizeof(tensors[0]) * given->count));
+    MUST(cudaMalloc(&launch.terms, sizeof(term)));
+    MUST(cudaMemcpy(
+        launch.tensors, tensors.data(), sizeof(tensors[0]) * given->count, cudaMemcpyHostToDevice
+    ));
+    MUST(cudaMemcpy(launch.terms, &term, sizeof(term), cudaMemcpyHostToDevice));
+    weights_fill(&launch, given->dtype, false);
+    return launch;
+}
+
+static void launch_free(struct bench_launch *launch)
+{
+    void *const all[] = {launch->tensors, launch->terms, launch->weights, launch->a,
+                         launch->b,       launch->d,     launch->factor};
+
+    for (void *memory : all)
+        MUST(cudaFree(memory));
+}
+
+static cudaError_t launch_run(const struct bench_launch *launch, bool fast, cudaStream_t stream)
+{
+    auto run = fast ? merge_fast_launch : merge_exact_launch;
+
+    return run(&launch->grid, launch->tensors, launch->count, launch->terms, stream);
+}
+
+static void
+case_run(const struct bench_case *given, const struct limits *limits, cudaStream_t stream)
+{
+    struct bench_launch launch = launch_make(given);
+    double fmas = (double)given->out * (double)given->in * (double)given->rank * given->count;
+    double bytes = 2.0 * (double)launch.bytes;
+
+    for (bool fast : {false, true}) {
+        double seconds = timed(stream, [&]() { MUST(launch_run(&launch, fast, stream)); });
+        double least = bytes / limits->memory;
+        if (!fast && fmas / limits->fma > least)
+            least = fmas / limits->fma;
+        printf(
+            "  %-34s %-5s %9.1f us %8.2f TFMA/s %8.1f GB/s   %9.1f us %6.2fx\n", given->name,
+            fast ? "fast" : "exact", seconds * 1e6, fmas / seconds * 1e-12, bytes / seconds * 1e-9,
+            least * 1e6, seconds / least
+        );
+    }
+    launch_free(&launch);
+}
+
+/* dW alone, by both: onto zeros. */
+static void distance_print(const struct bench_case *given)
+{
+    struct bench_launch launch = launch_make(given);
+    std::vector<float> both[2];
+    double difference = 0, norm = 0, most = 0;
+
+    for (int fast = 0; fast < 2; fast++) {
+        both[fast].resize(launch.bytes / sizeof(float));
+        weights_fill(&launch, MERGE_F32, true);
+        MUST(launch_run(&launch, fast, nullptr));
+        MUST(cudaDeviceSynchronize());
+        MUST(cudaMemcpy(both[fast].data(), launch.weights, launch.bytes, cudaMemcpyDeviceToHost));
+    }
+    for (size_t i = 0; i < both[0].size(); i++) {
+        double off = (double)both[1][i] - (double)both[0][i];
+        difference += off * off;
+        norm += (double)both[0][i] * (double)both[0][i];
+        most = std::max(most, off < 0 ? -off : off);
+    }
+    printf(
+        "\nfast beside exact, the change alone, %s: ||difference|| / ||change|| = %.3g, largest "
+        "difference %.3g of a mean of %.3g\n",
+        given->name, norm > 0 ? __builtin_sqrt(difference / norm) : 0.0, most,
+        __builtin_sqrt(norm / (double)both[0].size())
+    );
+    launch_free(&launch);
+}
+
+int main(int argc, char **argv)
+{
+    uint64_t scale = argc > 1 ? strtoull(argv[1], NULL, 10) : 1;
+    const uint64_t wide = 4096 / scale, narrow = 1024 / scale, rank = 256 / scale;
+    const struct bench_case cases[] = {
+        {"q_proj, bf16, rank 256", MERGE_BF16, wide, wide, rank, 1},
+        {"v_proj, bf16, rank 256", MERGE_BF16, narrow, wide, rank, 1},
+        {"8 q_proj in one launch, bf16", MERGE_BF16, wide, wide, rank, 8},
+        {"a block of 4 MiB, bf16", MERGE_BF16, wide / 8, wide, rank, 1},
+        {"q_proj, float32, rank 256", MERGE_F32, wide, wide, rank, 1},
+        {"q_proj, bf16, rank 1024", MERGE_BF16, wide, wide, 4 * rank, 1},
+        {"300 modules of 64 x 64, float32", MERGE_F32, 64, 64, 16, (uint32_t)(300 / scale)},
+    };
+    struct limits limits = {};
+    cudaDeviceProp properties;
+    cudaStream_t stream;
+    int count = 0;
+
+    if (scale < 1 || scale > 64) {
+        fprintf(stderr, "usage: bench_gpu [SCALE]\n");
+        return 2;
+    }
+    if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) {
+        fprintf(stderr, "gpu: no NVIDIA GPU: CUDA finds none\n");
+        return 1;
+    }
+    MUST(cudaGetDeviceProperties(&properties, 0));
+    MUST(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    unsigned blocks = (unsigned)properties.multiProcessorCount;
+    limits.memory = limit_memory(stream, ((size_t)1 << 30) / (scale * scale * scale), blocks);
+    limits.fma = limit_fma(stream, (uint32_t)(65536 / (scale * scale)), blocks);
+    limits_bus(&limits, stream, ((size_t)256 << 20) / (scale * scale * scale));
+    printf(
+        "%s: compute capability %d.%d, %d multiprocessors, %.1f GB\n\nlimits, measured\n"
+        "  memory, copied by a kernel         %9.1f GB/s read and written\n"
+        "  float32 multiply-adds              %9.2f TFMA/s\n"
+        "  pinned memory to the device        %9.1f GB/s\n"
+        "  the device to pinned memory        %9.1f GB/s\n"
+        "  both at once                       %9.1f GB/s together\n"
+        "\nmerging, on the device: median of %d; least: what the limits allow (fast: memory "
+        "alone)\n"
+        "  %-40s %12s %15s %13s   %12s %7s\n",
+        properties.name, properties.major, properties.minor, properties.multiProcessorCount,
+        (double)properties.totalGlobalMem * 1e-9, limits.memory * 1e-9, limits.fma * 1e-12,
+        limits.to_device * 1e-9, limits.from_device * 1e-9, limits.both * 1e-9, RUNS, "", "time",
+        "chains", "W in, W out", "least", "ratio"
+    );
+    for (const struct bench_case &one : cases)
+        case_run(&one, &limits, stream);
+    distance_print(&cases[4]);
+    MUST(cudaStreamDestroy(stream));
+    return 0;
+}
