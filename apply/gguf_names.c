@@ -66,8 +66,8 @@ static const struct gguf_architecture architectures[] = {
 /* config.json */
 
 struct config {
-    char type[64]; /* model_type, cut; "" where there is none */
-    bool type_is_plain;
+    char type[64];            /* model_type, cut; "" where there is none */
+    bool type_is_plain;       /* and whole */
     uint64_t heads, kv_heads; /* 0: not there */
     bool says_tied, tied;
 };
@@ -138,10 +138,10 @@ static int config_read(struct config *config, struct bytes text)
     return err < 0 ? err : json_expect(&json, JSON_END);
 }
 
-static const struct gguf_architecture *architecture_find(const char *type)
+static const struct gguf_architecture *architecture_find(const struct config *config)
 {
-    for (size_t i = 0; i < ARCHITECTURES; i++) {
-        if (strcmp(architectures[i].model_type, type) == 0)
+    for (size_t i = 0; config->type_is_plain && i < ARCHITECTURES; i++) {
+        if (strcmp(architectures[i].model_type, config->type) == 0)
             return &architectures[i];
     }
     return NULL;
@@ -168,7 +168,7 @@ int gguf_model_read(struct gguf_model *out, struct bytes text)
     int err = config_read(&config, text);
     if (err < 0)
         return error_wrap(err, "config.json");
-    const struct gguf_architecture *architecture = architecture_find(config.type);
+    const struct gguf_architecture *architecture = architecture_find(&config);
     if (!architecture)
         return architecture_refuse(&config);
     struct gguf_model model = {
