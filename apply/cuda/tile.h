@@ -16,6 +16,23 @@ struct tile {
     uint32_t rows, cols;
 };
 
+/* On the emulated device: that what the host passed is memory of the device. */
+#ifndef __CUDACC__
+inline void tile_check(const struct tile &tile)
+{
+    emulated_device_check(tile.tensor);
+    emulated_device_check(tile.tensor->from);
+    emulated_device_check(tile.tensor->to);
+    for (uint32_t s = 0; s < tile.tensor->term_count; s++) {
+        emulated_device_check(&tile.terms[s]);
+        emulated_device_check(tile.terms[s].a);
+        emulated_device_check(tile.terms[s].b_matrix);
+        emulated_device_check(tile.terms[s].d);
+        emulated_device_check(tile.terms[s].factor);
+    }
+}
+#endif
+
 /* The last tensor that begins at or before the block's tile; those without tiles begin where the
    next one does. */
 __device__ inline struct tile tile_find(
@@ -44,6 +61,9 @@ __device__ inline struct tile tile_find(
         tile.rows = (uint32_t)(tensor->rows - tile.row);
     if (tensor->cols - tile.col < edge)
         tile.cols = (uint32_t)(tensor->cols - tile.col);
+#ifndef __CUDACC__
+    tile_check(tile);
+#endif
     return tile;
 }
 

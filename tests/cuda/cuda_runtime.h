@@ -192,8 +192,10 @@ void emulated_copy_async(void *to, const void *from, size_t bytes, size_t used);
 void emulated_copy_group();
 void emulated_copy_wait(unsigned groups);
 
-/* A kernel does what no device allows. */
+/* End the process where it does what no device allows; where a kernel does not find device memory
+   behind a pointer. */
 [[noreturn]] void emulated_die(const char *what);
+void emulated_device_check(const void *pointer);
 
 /* ---- On the host ---- */
 

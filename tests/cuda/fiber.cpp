@@ -28,7 +28,7 @@ dim3 blockDim, gridDim;
 namespace
 {
 
-constexpr size_t STACK_BYTES = 256 << 10, GUARD_BYTES = 64 << 10;
+constexpr size_t STACK_BYTES = 64 << 10, GUARD_BYTES = 64 << 10;
 constexpr size_t WARP = 32, WARP_MEMORY = 64 << 10;
 
 enum fiber_state {
@@ -342,10 +342,4 @@ void emulated_copy_wait(unsigned groups)
     self->groups.erase(self->groups.begin(), self->groups.begin() + static_cast<ptrdiff_t>(done));
     for (size_t &group : self->groups)
         group -= end;
-}
-
-void emulated_die(const char *what)
-{
-    fprintf(stderr, "emulated CUDA: %s\n", what);
-    abort();
 }

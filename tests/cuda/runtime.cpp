@@ -51,6 +51,12 @@ struct CUstream_st {
     std::deque<stream_work> queue;
 };
 
+void emulated_die(const char *what)
+{
+    fprintf(stderr, "emulated CUDA: %s\n", what);
+    abort();
+}
+
 namespace
 {
 
@@ -111,12 +117,6 @@ struct guard {
 };
 
 device state;
-
-[[noreturn]] void die(const char *what)
-{
-    fprintf(stderr, "emulated CUDA: %s\n", what);
-    abort();
-}
 
 cudaError_t answer(cudaError_t error)
 {
@@ -200,7 +200,7 @@ void event_reach(cudaEvent_t event, uint64_t record)
 void stream_step(cudaStream_t stream)
 {
     if (!state.streams.count(stream) || stream->queue.empty())
-        die("work waits for an event that no stream will record");
+        emulated_die("work waits for an event that no stream will record");
     stream_work work = std::move(stream->queue.front());
     stream->queue.pop_front();
     if (work.run)
@@ -344,7 +344,7 @@ void tail_check(uintptr_t address, const allocation &memory, size_t page)
 
     for (const char *at = reinterpret_cast<char *>(address) + memory.bytes; at < end; at++) {
         if (*at != TAIL)
-            die("a kernel wrote beyond the end of its memory");
+            emulated_die("a kernel wrote beyond the end of its memory");
     }
 }
 
@@ -382,7 +382,7 @@ unsigned order_named(const std::string &name, const char *const *names, unsigned
     char *end;
     unsigned long seed = strtoul(name.c_str(), &end, 10);
     if (name.empty() || *end || seed < count)
-        die("VERA_EMULATED names an unknown order");
+        emulated_die("VERA_EMULATED names an unknown order");
     return static_cast<unsigned>(seed);
 }
 
@@ -394,7 +394,7 @@ void word_apply(const std::string &key, const std::string &value)
     if (key == "fail") {
         size_t first = value.find(':'), second = value.find(':', first + 1);
         if (first == std::string::npos || second == std::string::npos)
-            die("VERA_EMULATED: fail=CALL:NTH:ERROR");
+            emulated_die("VERA_EMULATED: fail=CALL:NTH:ERROR");
         state.fail_call = value.substr(0, first);
         state.fail_in = static_cast<unsigned>(strtoul(value.c_str() + first + 1, nullptr, 10));
         state.fail_error = static_cast<cudaError_t>(strtol(value.c_str() + second + 1, nullptr, 10)
@@ -413,7 +413,7 @@ void word_apply(const std::string &key, const std::string &value)
     } else if (key == "leaks" && value == "fatal") {
         state.leaks_fatal = true;
     } else {
-        die("VERA_EMULATED holds an unknown word");
+        emulated_die("VERA_EMULATED holds an unknown word");
     }
 }
 
@@ -460,6 +460,14 @@ cudaError_t emulated_launch(const cudaLaunchConfig_t *config, std::function<void
         return answer(cudaErrorInvalidConfiguration);
     auto run = [=]() { fiber_run_grid(grid, block, thread_main); };
     return enqueue(config->stream, {run, true, nullptr, nullptr, nullptr, 0});
+}
+
+void emulated_device_check(const void *pointer)
+{
+    guard held;
+
+    if (!is_device(pointer) && !is_pinned(pointer))
+        emulated_die("a kernel was given a pointer that is not the device's");
 }
 
 /* ---- The API ---- */
