@@ -4,7 +4,7 @@ import os
 import shutil
 import unittest
 
-from harness import FIXTURES, adapter, base, tree
+from harness import FIXTURES, VeraTest, adapter, base, tree
 from tensors import Model, Tensors
 from versions import APPLY, REPORT, RepositoryTest, fixture_base
 
@@ -180,6 +180,65 @@ class Apply(RepositoryTest):
         self.vera("verify", "out", "--rev", adapter("llama/step-120"), "--base", base("llama"))
 
 
+LLAMA = adapter("llama/step-120")
+HALF = adapter("llama-half/step-030")
+SWALLOWED = "swallows most of the change"
+
+
+class Report(VeraTest):
+    def report(self, name, model, *args, code=0):
+        return self.vera("apply", name, "--base", base(model), "--dry-run", "--report", *args,
+                         code=code)
+
+    def test_warns_where_a_16_bit_base_swallows_most_of_an_adapter(self):
+        for weight in ("0.03", "0.01", "0.0001", "-0.01"):
+            done = self.report(f"{HALF}:{weight}", "llama-half")
+            self.assertIn(f"vera: warning: rounding to the base model's dtype {SWALLOWED}", done.err)
+            self.assertIn("in 14 of 14 modules", done.err)
+            self.assertIn("hint: a float32 copy of the base model", done.err)
+
+    def test_does_not_where_it_arrives(self):
+        for name, model in ((HALF, "llama-half"), (HALF + ":0.3", "llama-half"),
+                            (LLAMA, "llama"), (LLAMA + ":0.0001", "llama"),
+                            (adapter("gpt2/step-040"), "gpt2"), (HALF + ":0", "llama-half")):
+            self.assertNotIn(SWALLOWED, self.report(name, model).err)
+        self.assertNotIn(SWALLOWED, self.vera("apply", HALF + ":0.01", "--base", base("llama-half"),
+                                              "--dry-run").err)
+
+    def test_what_moves_too_far_is_not_taken_for_kept(self):
+        """At a weight of 0.03 the weights that move do so by whole steps, and make up in size for
+        those that do not: that is why the change's own norm does not decide."""
+        total = self.report(HALF + ":0.03", "llama-half").out.splitlines()[15].split()
+        unchanged, kept, lost = (float(text.rstrip("%")) for text in total[:3])
+        self.assertGreater(kept, 80)
+        self.assertGreater(lost, 75)
+        self.assertGreater(unchanged, 80)
+
+    def test_the_parts_warn_together(self):
+        args = ("apply", HALF + ":0.01", "--base", base("llama-half"), "--out", "out", "--report")
+        self.vera(*args, "--part", "1/2")
+        self.assertIn("in 14 of 14 modules", self.vera(*args, "--part", "2/2").err)
+
+    def test_is_a_table_of_80_columns(self):
+        lines = self.report(HALF, "llama-half").out.splitlines()
+        self.assertEqual(lines[0].split(), ["unchanged", "kept", "lost", "max", "change", "module"])
+        self.assertEqual(lines[15].split()[-3:], ["all", "14", "together"])
+        self.assertTrue(all(len(line) <= 80 for line in lines[:16]))
+        self.assertEqual(len({line.index(line.split()[-1]) for line in lines[1:15]}), 1)
+        again = self.report(HALF, "llama-half", "--json").json["report"]
+        for line, module in zip(lines[1:15], again):
+            unchanged, kept, _, change, name = line.split()
+            self.assertEqual(name, module["module"])
+            self.assertEqual(unchanged, f"{100 * module['unchanged']:.2f}%")
+            self.assertEqual(kept, f"{100 * module['kept']:.2f}%")
+            self.assertAlmostEqual(float(change), module["max_change"],
+                                   delta=0.01 * module["max_change"])
+
+    def test_no_change_is_a_dash(self):
+        lines = self.report(HALF + ":0", "llama-half").out.splitlines()
+        self.assertEqual(lines[1].split()[:4], ["100.00%", "-", "-", "0"])
+
+
 class Verify(RepositoryTest):
     def setUp(self):
         super().setUp()
@@ -202,6 +261,33 @@ class Verify(RepositoryTest):
             self.assertIn(name, self.verify(1, "--rev", "HEAD").out)
             tensors.flip(name, 9, 3)
             self.verify(0, "--rev", "HEAD")
+
+    def test_says_so_of_every_fixture(self):
+        for name in sorted(set(EXACT) | {"bert/step-040"}):
+            with self.subTest(name):
+                out = self.path(name.replace("/", "-"))
+                args = ("--base", fixture_base(name))
+                dry = self.vera("apply", adapter(name), *args, "--dry-run", "--json").json
+                self.assertFalse(os.path.exists(out))
+                done = self.vera("apply", adapter(name), *args, "--out", out, "--json").json
+                for key in ("matched", "modules", "tensors_rewritten", "tensors_added", "pinned"):
+                    self.assertEqual(dry[key], done[key], key)
+                before = tree(out)
+                self.vera("verify", out, "--rev", adapter(name), *args)
+                self.assertEqual(tree(out), before)
+                self.vera("verify", out, "--rev", adapter(name) + ":0.5", *args,
+                          code=1 if dry["tensors_added"] == 0 and not name.startswith("bert")
+                          else None)
+
+    def test_several_with_weights(self):
+        args = ("--base", base("llama"))
+        for weights in ((":0.5", ":-2"), ("", ":1")):
+            self.vera("apply", "HEAD" + weights[0], "HEAD~1" + weights[1], *args, "--out", "two",
+                      "--force")
+            self.vera("verify", "two", "--rev", "HEAD" + weights[0], "--rev", "HEAD~1" + weights[1],
+                      *args)
+            self.vera("verify", "two", "--rev", "HEAD" + weights[0], *args, code=1)
+        self.assertIn("--rev REV[:W]", self.vera("verify", "--help").out)
 
     def test_another_version_differs(self):
         self.assertIsNotNone(self.verify(1, "--rev", "HEAD~1", "--json").json["first_difference"])
