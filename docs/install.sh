@@ -5,6 +5,7 @@
 #   sh docs/install.sh           what the build and the tests need
 #   sh docs/install.sh arm64     what tests/test_same_bits.py needs to build and run for arm64, too
 #   sh docs/install.sh browser   what tests/cli/test_report.py looks at pages with
+#   sh docs/install.sh pypi      what tests/cli/test_gguf_package.py needs to take a package from PyPI
 #   sh docs/install.sh servers   what tests/cli/servers.py starts, on the loopback only
 #   sh docs/install.sh fuzz      what tests/run.sh --fuzz needs besides
 #   sh docs/install.sh style     what .ci/run needs besides: the code's form, the manual page, the shells
@@ -32,6 +33,7 @@ build python3         command python3
 build git             command git
 browser chromium      command chromium
 browser chromium-driver command chromedriver
+pypi python3-venv      module  ensurepip
 servers git            command git
 servers openssh-server command sshd
 servers openssh-client command ssh-agent
@@ -58,6 +60,7 @@ is_there() { # KIND NAME
     command) command -v "$2" ;;
     library) pkg-config --exists "$2" ;;
     file) [ -e "$2" ] ;;
+    module) python3 -c "import $2" ;;
     header) echo "#include <$2>" | cc -E -x c - ;;
     fuzzer) echo "int LLVMFuzzerTestOneInput(void) { return 0; }" |
         clang -fsanitize=fuzzer,address -x c - -o /dev/null ;;

@@ -37,6 +37,7 @@ sh "$top/docs/install.sh" build
 if [ $# = 0 ]; then
     sh "$top/docs/install.sh" browser
     sh "$top/docs/install.sh" servers
+    sh "$top/docs/install.sh" pypi
 fi
 
 # The caller's git and vera settings must not reach the tests.

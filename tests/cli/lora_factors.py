@@ -14,6 +14,17 @@ from versions import fixture_base
 PREFIX = "base_model.model."
 
 
+# llama.cpp's names of weights, by what follows the layer's number in a module's name.
+LLAMA_NAMES = {
+    "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down"}
+NAMES = {
+    "gpt2": {"attn.c_attn": "attn_qkv", "attn.c_proj": "attn_output", "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down"},
+    "bert": {"attention.self.query": "attn_q", "attention.self.key": "attn_k", "attention.self.value": "attn_v",
+             "attention.output.dense": "attn_output", "intermediate.dense": "ffn_up", "output.dense": "ffn_down"}}
+
+
 def floats(tensor):
     """The values of (dtype, shape, bytes), widened."""
     dtype, _, data = tensor
@@ -88,6 +99,20 @@ class Adapter:
                 dtype, [self.outputs[module], self.rank], b"".join(self.factor_b(module, dtype)))
         rank = ("F32", "BF16", "F16")
         return dict(sorted(tensors.items(), key=lambda item: (rank.index(item[1][0]), item[0].encode())))
+
+    def gguf(self, names, heads=None, dtype="F32"):
+        """The tensors of adapter.gguf. `heads`: in how many heads a module's rows are reordered."""
+        tensors = {}
+        for module in self.modules:
+            layer, below = next((part, module.partition(f".{part}.")[2])
+                                for part in module.split(".") if part.isdigit())
+            name = f"blk.{layer}.{names[below]}.weight.lora_"
+            a, b = self.factor_a(module, dtype), self.factor_b(module, dtype)
+            if heads and below in heads:
+                b = heads_together(b, heads[below])
+            tensors[name + "a"] = (dtype, [self.rank, self.inputs[module]], b"".join(a))
+            tensors[name + "b"] = (dtype, [self.outputs[module], self.rank], b"".join(b))
+        return tensors
 
 
 def base_inputs(directory):

@@ -9,7 +9,7 @@ import unittest
 
 from gguf_reader import Gguf
 from harness import adapter, base, read_tensors, tree, write_tensors
-from lora_factors import PREFIX, Adapter, base_inputs, fixture, heads_together
+from lora_factors import LLAMA_NAMES, NAMES, PREFIX, Adapter, base_inputs, fixture
 from versions import RepositoryTest
 
 FIXTURES = ("llama/step-120", "llama-half/step-030", "llama-half-vectors", "gpt2/step-040", "bert/step-040")
@@ -275,30 +275,13 @@ class GgufFiles(ExportTest):
             json.dump({key: value for key, value in own.items() if value is not ...}, file)
         return path
 
-    def check(self, gguf, expected, names, heads=None, dtype="F32", left=()):
-        """Every tensor: `names` from what follows the layer in a module's name to llama.cpp's; `heads` likewise."""
-        wanted = {}
-        for module in expected.modules:
-            if module in left:
-                continue
-            layer, below = next((part, module.partition(f".{part}.")[2])
-                                for part in module.split(".") if part.isdigit())
-            name = f"blk.{layer}.{names[below]}.weight.lora_"
-            a, b = expected.factor_a(module, dtype), expected.factor_b(module, dtype)
-            if heads and below in heads:
-                b = heads_together(b, heads[below])
-            wanted[name + "a"] = (dtype, [expected.rank, expected.inputs[module]], b"".join(a))
-            wanted[name + "b"] = (dtype, [expected.outputs[module], expected.rank], b"".join(b))
+    def check(self, gguf, expected, names, heads=None, dtype="F32"):
+        """Every tensor."""
+        wanted = expected.gguf(names, heads, dtype)
         self.assertEqual(list(gguf.tensors), sorted(wanted))
         for name, tensor in wanted.items():
             self.assertTrue(gguf.tensors[name] == tensor, name)
 
-    LLAMA = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
-             "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
-             "mlp.down_proj": "ffn_down"}
-    GPT2 = {"attn.c_attn": "attn_qkv", "attn.c_proj": "attn_output", "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down"}
-    BERT = {"attention.self.query": "attn_q", "attention.self.key": "attn_k", "attention.self.value": "attn_v",
-            "attention.output.dense": "attn_output", "intermediate.dense": "ffn_up", "output.dense": "ffn_down"}
     HEADS = {"self_attn.q_proj": 4, "self_attn.k_proj": 2}
 
     def test_llama_has_queries_and_keys_reordered(self):
@@ -307,7 +290,7 @@ class GgufFiles(ExportTest):
             for option, dtype in DTYPES.items():
                 gguf, done = self.gguf(directory, "--base", model, "--dtype", option)
                 self.assertEqual(done["dropped"], [])
-                self.check(gguf, expected, self.LLAMA, self.HEADS, dtype)
+                self.check(gguf, expected, LLAMA_NAMES, self.HEADS, dtype)
                 self.assertEqual(gguf.values["general.file_type"], {"F32": 0, "F16": 1, "BF16": 32}[dtype])
 
     def test_values_say_what_it_is(self):
@@ -325,19 +308,19 @@ class GgufFiles(ExportTest):
             with self.subTest(kind):
                 gguf, _ = self.gguf(directory, "--base", self.model("llama", model_type=kind))
                 self.assertEqual(gguf.values["general.architecture"], architecture)
-                self.check(gguf, expected, self.LLAMA, heads)
+                self.check(gguf, expected, LLAMA_NAMES, heads)
 
     def test_without_key_value_heads_there_are_as_many_as_heads(self):
         directory, _, expected = fixture("llama/step-120")
         for value in (None, ...):
             gguf, _ = self.gguf(directory, "--base", self.model("llama", num_key_value_heads=value))
-            self.check(gguf, expected, self.LLAMA, {"self_attn.q_proj": 4, "self_attn.k_proj": 4})
+            self.check(gguf, expected, LLAMA_NAMES, {"self_attn.q_proj": 4, "self_attn.k_proj": 4})
 
     def test_gpt2_is_not_transposed(self):
         directory, model, expected = fixture("gpt2/step-040")
         gguf, _ = self.gguf(directory, "--base", model)
         self.assertEqual(gguf.values["general.architecture"], "gpt2")
-        self.check(gguf, expected, self.GPT2)
+        self.check(gguf, expected, NAMES["gpt2"])
 
     def test_bert_is_refused_by_name_and_written_with_drop(self):
         directory, model, expected = fixture("bert/step-040")
@@ -348,14 +331,14 @@ class GgufFiles(ExportTest):
         gguf, done = self.gguf(directory, "--base", model, "--drop")
         self.assertEqual(done["dropped"], BERT_OTHERS)
         self.assertEqual(gguf.values["general.architecture"], "bert")
-        self.check(gguf, expected, self.BERT)
+        self.check(gguf, expected, NAMES["bert"])
 
     def test_minilm(self):
         model = self.minilm_base()
         gguf, done = self.gguf(adapter("minilm/step-320"), "--base", model, "--drop", "--dtype", "bf16")
         self.assertEqual(done["dropped"], ["classifier.bias", "classifier.weight"])
         self.assertEqual({name.split(".", 2)[2] for name in gguf.tensors},
-                         {f"{name}.weight.lora_{half}" for name in self.BERT.values() for half in "ab"})
+                         {f"{name}.weight.lora_{half}" for name in NAMES["bert"].values() for half in "ab"})
         self.assertEqual(len(gguf.tensors), 72)
         self.assertEqual(gguf.tensors["blk.5.ffn_down.weight.lora_a"][1], [256, 1536])
 
@@ -380,7 +363,7 @@ class GgufFiles(ExportTest):
         expected = Adapter(path, inputs, seed=0)
         for option, dtype in DTYPES.items():
             gguf, _ = self.gguf(path, "--base", model, "--dtype", option)  # Gguf looks at every byte between
-            self.check(gguf, expected, self.BERT, dtype=dtype)
+            self.check(gguf, expected, NAMES["bert"], dtype=dtype)
             self.assertNotIn("general.base_model.count", gguf.values)
 
     def test_an_adapter_of_which_nothing_is_left_is_refused(self):
