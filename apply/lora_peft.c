@@ -180,6 +180,7 @@ enum key_source {
     KEY_BASE,
     KEY_BIAS,
     KEY_TARGETS,
+    KEY_LAYERS,
     KEY_MODULES,
     KEY_TASK,
 };
@@ -198,8 +199,8 @@ static const struct key {
     {"fan_in_fan_out", KEY_CARRIED, "false"},
     {"inference_mode", KEY_FIXED, "true"},
     {"init_lora_weights", KEY_FIXED, "true"},
-    {"layers_pattern", KEY_CARRIED, "null"},
-    {"layers_to_transform", KEY_CARRIED, "null"},
+    {"layers_pattern", KEY_LAYERS, "null"},
+    {"layers_to_transform", KEY_LAYERS, "null"},
     {"lora_alpha", KEY_RANK, NULL},
     {"lora_dropout", KEY_FIXED, "0.0"},
     {"modules_to_save", KEY_MODULES, "null"},
@@ -214,35 +215,10 @@ static const struct key {
 
 #define KEY_COUNT (sizeof(keys) / sizeof(keys[0]))
 
-/* The values that the adapter's own file has, as they stand there; empty where it has none. */
-static int values_read(struct bytes values[KEY_COUNT], struct bytes text)
-{
-    AUTO_JSON(json);
-    enum json_event event = JSON_NULL;
-    int err;
-
-    json_init(&json, text);
-    if ((err = json_expect(&json, JSON_OBJECT_BEGIN)) < 0)
-        return err;
-    while ((err = json_next(&event, &json)) == 0 && event == JSON_KEY) {
-        size_t key = 0;
-        while (key < KEY_COUNT && !json_text_is(&json, keys[key].name))
-            key++;
-        if ((err = json_next(&event, &json)) < 0)
-            return err;
-        size_t begin = json.token;
-        if ((err = json_skip(&json, event)) < 0)
-            return err;
-        if (key < KEY_COUNT)
-            values[key] = (struct bytes){text.data + begin, json.at - begin};
-    }
-    return err;
-}
-
 /* PEFT names the biases of adapted layers by the method. */
 static const char *bias_name(const struct adapter *adapter, bool bare)
 {
-    if (bare || adapter->other_count == 0)
+    if (bare)
         return "none";
     return strcmp(adapter->config.bias, "vera_only") == 0 ? "lora_only" : adapter->config.bias;
 }
@@ -260,20 +236,60 @@ static bool task_has_modules(const char *task)
     return false;
 }
 
+/* What the configuration is made of. */
+struct writing {
+    const struct adapter *adapter;
+    const char *base_name;       /* instead of the adapter's; NULL */
+    bool bare, dropped;          /* there are no biases and whole modules; there were some */
+    bool by_name;                /* target_modules is no list: each module is named instead */
+    struct bytes own[KEY_COUNT]; /* the adapter's values, as they stand in its file */
+};
+
 /* Is the adapter's own value to be forgotten? */
-static bool is_dropped(const struct key *key, const struct adapter *adapter, bool bare)
+static bool is_forgotten(const struct writing *writing, enum key_source key)
 {
-    return (key->source == KEY_MODULES && bare) ||
-           (key->source == KEY_TASK && bare && adapter->other_count &&
-            task_has_modules(adapter->config.task_type));
+    return key == KEY_FIXED || (key == KEY_MODULES && writing->bare) ||
+           (key == KEY_LAYERS && writing->by_name) ||
+           (key == KEY_TASK && writing->dropped &&
+            task_has_modules(writing->adapter->config.task_type));
 }
 
-static bool is_null(struct bytes value)
+/* A list can be taken over. A regular expression means the same to PEFT, but SGLang takes it for a
+   list of letters, and PEFT's LoRA refuses it beside layers_to_transform, which VeRA ignores then.
+ */
+static bool is_list(struct bytes value)
 {
-    return value.len == 0 || bytes_equal(value, text_bytes("null"));
+    return value.len > 0 && value.data[0] == '[';
 }
 
-/* What target_modules chose, where a file does not say it: the modules by their whole names. */
+/* The values that the adapter's own file has, as they stand there; empty where it has none. */
+static int source_read(struct writing *writing, struct bytes text)
+{
+    AUTO_JSON(json);
+    enum json_event event = JSON_NULL;
+    int err;
+
+    writing->by_name = true;
+    json_init(&json, text);
+    if ((err = json_expect(&json, JSON_OBJECT_BEGIN)) < 0)
+        return err;
+    while ((err = json_next(&event, &json)) == 0 && event == JSON_KEY) {
+        size_t key = 0;
+        while (key < KEY_COUNT && !json_text_is(&json, keys[key].name))
+            key++;
+        if ((err = json_next(&event, &json)) < 0)
+            return err;
+        size_t begin = json.token;
+        if ((err = json_skip(&json, event)) < 0)
+            return err;
+        if (key < KEY_COUNT)
+            writing->own[key] = (struct bytes){text.data + begin, json.at - begin};
+        if (key < KEY_COUNT && keys[key].source == KEY_TARGETS)
+            writing->by_name = !is_list(writing->own[key]);
+    }
+    return err;
+}
+
 static void targets_write(struct json_writer *writer, const struct adapter *adapter)
 {
     json_write_array_begin(writer);
@@ -283,27 +299,22 @@ static void targets_write(struct json_writer *writer, const struct adapter *adap
 }
 
 /* Append one value to `text`, not yet indented; nothing where the key is left out. */
-static int value_make(
-    struct buf *text,
-    const struct key *key,
-    struct bytes own,
-    const struct adapter *adapter,
-    const struct lora_peft_options *options
-)
+static int value_make(struct buf *text, const struct writing *writing, size_t number)
 {
-    bool bare = options->bare || adapter->other_count == 0, carried = own.len > 0;
+    const struct key *key = &keys[number];
+    struct bytes own = writing->own[number];
     struct json_writer writer;
 
     json_write_init(&writer, text);
     if (key->source == KEY_RANK)
-        json_write_uint(&writer, adapter->config.rank);
+        json_write_uint(&writer, writing->adapter->config.rank);
     else if (key->source == KEY_BIAS)
-        json_write_text(&writer, bias_name(adapter, bare));
-    else if (key->source == KEY_BASE && options->base_name)
-        json_write_text(&writer, options->base_name);
-    else if (key->source == KEY_TARGETS && is_null(own))
-        targets_write(&writer, adapter);
-    else if (carried && key->source != KEY_FIXED && !is_dropped(key, adapter, bare))
+        json_write_text(&writer, bias_name(writing->adapter, writing->bare));
+    else if (key->source == KEY_BASE && writing->base_name)
+        json_write_text(&writer, writing->base_name);
+    else if (key->source == KEY_TARGETS && writing->by_name)
+        targets_write(&writer, writing->adapter);
+    else if (own.len && !is_forgotten(writing, key->source))
         json_write_raw(&writer, own);
     else if (key->value)
         json_write_raw(&writer, text_bytes(key->value));
@@ -326,16 +337,18 @@ int lora_peft_config(
     struct buf *out, const struct loaded_adapter *loaded, const struct lora_peft_options *options
 )
 {
-    struct bytes values[KEY_COUNT] = {0};
+    struct writing writing = {.adapter = &loaded->adapter, .base_name = options->base_name};
     bool is_first = true;
     int err;
 
-    if ((err = values_read(values, buf_bytes(&loaded->snapshot->config))) < 0)
+    if ((err = source_read(&writing, buf_bytes(&loaded->snapshot->config))) < 0)
         return error_wrap(err, "%s", PEFT_CONFIG);
+    writing.dropped = options->bare && loaded->adapter.other_count > 0;
+    writing.bare = options->bare || loaded->adapter.other_count == 0;
     err = buf_append_byte(out, '{');
     for (size_t i = 0; err == 0 && i < KEY_COUNT; i++) {
         AUTO_BUF(value);
-        err = value_make(&value, &keys[i], values[i], &loaded->adapter, options);
+        err = value_make(&value, &writing, i);
         if (err < 0 || value.len == 0)
             continue;
         err = member_write(out, &keys[i], buf_bytes(&value), is_first);

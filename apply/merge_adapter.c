@@ -485,9 +485,9 @@ static int bases_differ(void)
     );
 
     return error_hint(
-        err, "--strategy ours or theirs takes the whole adapter of one side; as LoRA the "
-             "weights of both can be added; 'vera apply A B' puts both onto a model; where it is "
-             "one base model under two names, --base MODEL"
+        err, "--strategy ours or theirs takes the whole adapter of one side; 'vera apply A B' puts "
+             "both onto a model, and as LoRA (vera export --as lora) PEFT can add them; where it "
+             "is one base model under two names, --base MODEL"
     );
 }
 

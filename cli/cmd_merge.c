@@ -69,8 +69,7 @@ static int unrelated(const char *revision)
 
     return error_hint(
         err, "a merge needs one to tell what each side changed; 'vera apply A B' puts both onto a "
-             "model, "
-             "and as LoRA, in PEFT, their weights can be added"
+             "model, and as LoRA (vera export --as lora) PEFT can add them"
     );
 }
 

@@ -292,9 +292,8 @@ const struct command command_publish = {
         "it was trained under another one. N is the branch, with - for /.\n\n"
         "Engines hold no biases and no whole modules: an adapter that has any is refused, unless "
         "--drop leaves them out.",
-    .examples =
-        "vera publish main /srv/adapters\n"
-        "vera publish v1.2 /srv/adapters --name help --base-name org/llama",
+    .examples = "vera publish main /srv/adapters\n"
+                "vera publish v1.2 /srv/adapters --name help --base-name org/llama",
     .operands = operands,
     .options = options,
     .arguments_size = sizeof(struct publish_arguments),

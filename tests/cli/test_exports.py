@@ -145,14 +145,20 @@ class Lora(ExportTest):
         self.assertEqual((config["bias"], config["task_type"]), ("lora_only", "SEQ_CLS"))
         out, _ = self.export(adapter("gpt2/step-040"), "lora", "--base", base("gpt2"))
         self.assertTrue(read_json(out, CONFIG)["fan_in_fan_out"])
-        minilm, _ = self.export(adapter("minilm/step-320"), "lora", "--base", self.minilm_base())
-        self.assertEqual(read_json(minilm, CONFIG)["target_modules"], ".*encoder.*\\.(query|key|value|dense)")
 
-    def test_modules_that_no_key_names_are_named_one_by_one(self):
+    def test_modules_that_no_list_names_are_named_one_by_one(self):
         path, model = self.little({"bert.encoder.layer.0.attention.self.query": (8, 4), "other": (4, 8)})
-        out, _ = self.export(path, "lora", "--base", model)
-        self.assertEqual(read_json(out, CONFIG)["target_modules"],
-                         ["bert.encoder.layer.0.attention.self.query", "other"])
+        own = read_json(path, CONFIG)
+        for targets in (..., None, "all-linear", ".*(query|other)"):
+            config = {**own, "layers_to_transform": [5], "layers_pattern": "x"}
+            if targets is not ...:
+                config["target_modules"] = targets
+            with open(os.path.join(path, CONFIG), "w", encoding="utf-8") as file:
+                json.dump(config, file)
+            out, _ = self.export(path, "lora", "--base", model)
+            config = read_json(out, CONFIG)
+            self.assertEqual(config["target_modules"], ["bert.encoder.layer.0.attention.self.query", "other"])
+            self.assertEqual((config["layers_to_transform"], config["layers_pattern"]), (None, None))
 
     def test_biases_and_whole_modules_are_kept_and_drop_leaves_them_out(self):
         directory, model, expected = fixture("bert/step-040")
