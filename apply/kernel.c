@@ -185,6 +185,19 @@ static void prefetch_tile(const struct job *job, const struct block *block, size
     }
 }
 
+/* W before it is merged into the weights, rows [row, row + rows) of a block: what is merged next is
+   in the cache then. */
+static void fetch_rows(const struct job *job, const struct block *block, size_t row, size_t rows)
+{
+    size_t size = dtype_bits(job->dtype) / 8;
+
+    for (size_t m = block->row + row; m < block->row + row + rows; m++)
+        memcpy(
+            job->weights + m * job->stride + block->col * size,
+            job->source + m * job->source_stride + block->col * size, block->cols * size
+        );
+}
+
 /* The tiles of a block for one cut of k. */
 static void run_tiles(
     struct worker *worker,
@@ -200,6 +213,8 @@ static void run_tiles(
     float *sums = worker->sums;
 
     for (size_t row = 0; row < block->rows; row += level->rows) {
+        if (last && job->source)
+            fetch_rows(job, block, row, min_size(level->rows, block->rows - row));
         for (size_t col = 0; col < block->cols; col += level->cols) {
             if (last)
                 prefetch_tile(job, block, row, col);
@@ -315,18 +330,6 @@ static int run_block(struct worker *worker, struct block *block, bool packed)
     return 0;
 }
 
-/* W before it is merged, into the weights: a block stays in the cache until it is merged. */
-static void block_fetch(const struct job *job, const struct block *block)
-{
-    size_t size = dtype_bits(job->dtype) / 8;
-
-    for (size_t m = block->row; m < block->row + block->rows; m++)
-        memcpy(
-            job->weights + m * job->stride + block->col * size,
-            job->source + m * job->source_stride + block->col * size, block->cols * size
-        );
-}
-
 /* Columns outside, rows inside: with one term and one cut of k, the right panels serve all rows. */
 static int run_rows(struct worker *worker)
 {
@@ -345,10 +348,11 @@ static int run_rows(struct worker *worker)
                 .cols = cols,
             };
             size_t count = job->transposed ? cols : block.rows;
-            if (job->source)
-                block_fetch(job, &block);
-            if (!any_touched(job->touched + (job->transposed ? col : row), count))
+            if (!any_touched(job->touched + (job->transposed ? col : row), count)) {
+                if (job->source)
+                    fetch_rows(job, &block, 0, block.rows);
                 continue;
+            }
             if ((err = run_block(worker, &block, packed)) < 0)
                 return err;
             packed = reusable;

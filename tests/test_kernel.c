@@ -243,6 +243,53 @@ static void check_rows(const struct module *module, uint64_t begin, uint64_t end
     test_free(copy);
 }
 
+/* The same of a window of W, from a place with gaps between its rows to another one. */
+static void check_window(const struct module *module)
+{
+    uint64_t rows = module->transposed ? module->in : module->out;
+    uint64_t cols = module->transposed ? module->out : module->in;
+    uint64_t row = random_below(rows), col = random_below(cols);
+    uint64_t end = row + 1 + random_below(rows - row), width = 1 + random_below(cols - col);
+    size_t size = dtype_bits(module->dtype) / 8, gap = 1 + random_below(40);
+    size_t line = (size_t)width * size + gap;
+    struct kernel_term term = module->terms[0];
+    uint8_t *to = test_malloc((size_t)(end - row) * line);
+    void *memory = test_malloc(kernel_memory(end - row, width, term.rank));
+    const struct kernel_place place = {
+        .weights = to,
+        .stride = line,
+        .source = module->weights + (row * cols + col) * size,
+        .source_stride = (size_t)cols * size,
+    };
+
+    memset(to, 0xa5, (size_t)(end - row) * line);
+    if (module->transposed) {
+        term.b_matrix += col * term.rank;
+        term.b += col;
+    } else {
+        term.a += col;
+    }
+    kernel_merge_from(
+        &place, module->dtype, module->transposed ? width : module->out,
+        module->transposed ? module->in : width, module->transposed, row, end, &term, memory
+    );
+    for (uint64_t m = row; m < end; m++) {
+        const uint8_t *line_at = to + (m - row) * line;
+        const uint8_t *expected = module->expected + (m * cols + col) * size;
+        if (memcmp(line_at, expected, (size_t)width * size) != 0)
+            fail_msg(
+                "%s, %s, out %u, in %u, rank %u, row %u of %u..%u, columns %u + %u", kernel_name(),
+                module->transposed ? "transposed" : "by rows", (unsigned)module->out,
+                (unsigned)module->in, (unsigned)term.rank, (unsigned)m, (unsigned)row,
+                (unsigned)end, (unsigned)col, (unsigned)width
+            );
+        for (size_t i = 0; i < gap; i++)
+            assert_int_equal(line_at[(size_t)width * size + i], 0xa5);
+    }
+    test_free(memory);
+    test_free(to);
+}
+
 static void check_everywhere(const struct module *module)
 {
     uint64_t rows = module->transposed ? module->in : module->out;
@@ -257,6 +304,8 @@ static void check_everywhere(const struct module *module)
         uint64_t cut = random_below(rows + 1);
         check_rows(module, 0, cut, 2);
         check_rows(module, cut, rows, 1);
+        if (module->term_count == 1)
+            check_window(module);
     }
 }
 
@@ -302,6 +351,7 @@ static void test_large_shapes_give_the_bits_of_the_formula(void **state)
     check_shape(397, 521, 70, 1);
     check_shape(521, 193, 257, 1);
     check_shape(197, 130, 600, 2);
+    check_shape(213, 540, 300, 1);
 }
 
 static void test_rows_whose_factor_is_zero_keep_their_bytes(void **state)

@@ -273,7 +273,7 @@ static void bundle_of(struct buf *out, const char *dir, const char *base)
     if (base)
         must(model_open(&model, base));
     subject_open(&subject, dir, base ? &model : NULL);
-    out->len = 0;
+    buf_release(out);
     must(bundle_encode(out, &subject.snapshot, false));
 }
 

@@ -4,7 +4,7 @@ set -eu
 
 usage() {
     cat <<'USAGE'
-Usage: sh tests/bench/run.sh [--quick] [basis] [frames] [commit] [kernel] [apply] [model] [algebra] [diff]
+Usage: sh tests/bench/run.sh [--quick] [basis] [frames] [commit] [kernel] [apply] [model] [swap] [algebra] [diff]
                               [pull] [scale] [check] [llama]
 
   --quick   3 runs of each instead of 11: to see that it works, not to quote
@@ -17,6 +17,7 @@ Usage: sh tests/bench/run.sh [--quick] [basis] [frames] [commit] [kernel] [apply
   apply     vera apply against PEFT: load, merge_and_unload, save
   model     vera apply onto a base of Llama-3-8B's shape (16 GB, made here and deleted) against cp and PEFT
             (BENCH_LAYERS="8" for less, BENCH_SCRATCH=DIR for another file system)
+  swap      swaps of MiniLM's adapter in a running model, beside the kernel alone; memory over 10,000 of them
   algebra   norms, spectra and merges of adapters of MiniLM's and of Llama-3-8B's size
   diff      vera diff and show --spectrum of the same sizes: whole processes, their memory
   pull      one new version from another machine, beside rsync and git-lfs: bytes and time
@@ -38,12 +39,12 @@ while [ $# -gt 0 ]; do
     case $1 in
     --quick) runs=3 ;;
     -h | --help) usage && exit 0 ;;
-    basis | frames | commit | large | kernel | apply | model | algebra | diff | pull | scale | check | llama) benches="${benches:-} $1" ;;
+    basis | frames | commit | large | kernel | apply | model | swap | algebra | diff | pull | scale | check | llama) benches="${benches:-} $1" ;;
     *) usage >&2 && exit 2 ;;
     esac
     shift
 done
-benches=${benches:-basis frames commit large kernel apply algebra diff pull}
+benches=${benches:-basis frames commit large kernel apply swap algebra diff pull}
 
 wanted() {
     case " $benches " in *" $1 "*) true ;; *) false ;; esac
@@ -57,7 +58,7 @@ sh "$top/docs/install.sh" build
 build=$top/build-bench
 [ -f "$build/build.ninja" ] || meson setup "$build" "$top" >&2
 ninja -C "$build" cli/vera tests/bench/bench_machine tests/bench/bench_frames \
-    tests/bench/bench_algebra tests/bench/bench_kernel >&2
+    tests/bench/bench_algebra tests/bench/bench_kernel tests/bench/bench_swap >&2
 
 # The caller's settings must not reach what is measured.
 unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_OBJECT_DIRECTORY VERA_REPO VERA_CPU VERA_TOKEN VERA_RETRIES
@@ -86,6 +87,7 @@ case $benches in
 esac
 for bench in $benches; do
     case $bench in
+    swap) "$build/tests/bench/bench_swap" "$top/tests/fixtures" "$runs" $([ "$runs" = 3 ] && echo 300 || echo 10000) ;;
     algebra | kernel) "$build/tests/bench/bench_$bench" ;;
     check)
         "$python" "$here/check_minilm.py"
