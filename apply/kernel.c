@@ -73,7 +73,7 @@ struct block {
     kernel_update *update;
 };
 
-static const struct kernel_level *level_chosen(void)
+const struct kernel_level *kernel_level_chosen(void)
 {
 #if defined(__x86_64__)
     switch (cpu_level()) {
@@ -492,7 +492,7 @@ int kernel_merge(
     if (row_begin == row_end || out == 0 || in == 0 || term_count == 0)
         return 0;
     struct job job = {
-        .level = level_chosen(),
+        .level = kernel_level_chosen(),
         .weights = weights,
         .dtype = dtype,
         .widened = dtype != DTYPE_F32 && term_count > 1,
@@ -528,7 +528,8 @@ static size_t steady_floats(struct job *job, uint64_t rank)
 
 size_t kernel_memory(uint64_t rows, uint64_t columns, uint64_t rank)
 {
-    struct job job = {.level = level_chosen(), .rows = (size_t)rows, .cols = (size_t)columns};
+    struct job job = {
+        .level = kernel_level_chosen(), .rows = (size_t)rows, .cols = (size_t)columns};
 
     return steady_floats(&job, rank) * sizeof(float) + CACHE_LINE;
 }
@@ -548,7 +549,7 @@ void kernel_merge_from(
     assert(dtype_is_applicable(dtype) && row_begin < row_end);
     assert(row_end <= (transposed ? in : out));
     struct job job = {
-        .level = level_chosen(),
+        .level = kernel_level_chosen(),
         .weights = place->weights,
         .dtype = dtype,
         .transposed = transposed,

@@ -8,9 +8,10 @@
 #include "apply/kernel_level.h"
 #include "apply/kernel_pack.h"
 
-#define LANES 8
-#define ROWS  6
-#define COLS  (2 * LANES)
+#define LANES    8
+#define ROWS     6
+#define COLS     (2 * LANES)
+#define ROWS_FEW 2
 
 _Static_assert(ROWS *COLS <= KERNEL_TILE_MAX, "a tile fits");
 
@@ -37,12 +38,13 @@ static void pack_transposed(
     panel_transposed(panel, width, b, stride, count, depth);
 }
 
-static void tile(float *acc, const float *left, const float *right, size_t depth, bool first)
+static inline __attribute__((always_inline)) void
+tile_of(float *acc, const float *left, const float *right, size_t depth, bool first, const int rows)
 {
     __m256 sum[ROWS][2];
 
 #pragma GCC unroll 6
-    for (int m = 0; m < ROWS; m++) {
+    for (int m = 0; m < rows; m++) {
         sum[m][0] = first ? _mm256_setzero_ps() : _mm256_loadu_ps(acc + m * COLS);
         sum[m][1] = first ? _mm256_setzero_ps() : _mm256_loadu_ps(acc + m * COLS + LANES);
     }
@@ -50,17 +52,27 @@ static void tile(float *acc, const float *left, const float *right, size_t depth
         __m256 low = _mm256_loadu_ps(right + k * COLS);
         __m256 high = _mm256_loadu_ps(right + k * COLS + LANES);
 #pragma GCC unroll 6
-        for (int m = 0; m < ROWS; m++) {
-            __m256 factor = _mm256_set1_ps(left[k * ROWS + (size_t)m]);
+        for (int m = 0; m < rows; m++) {
+            __m256 factor = _mm256_set1_ps(left[k * (size_t)rows + (size_t)m]);
             sum[m][0] = _mm256_fmadd_ps(factor, low, sum[m][0]);
             sum[m][1] = _mm256_fmadd_ps(factor, high, sum[m][1]);
         }
     }
 #pragma GCC unroll 6
-    for (int m = 0; m < ROWS; m++) {
+    for (int m = 0; m < rows; m++) {
         _mm256_storeu_ps(acc + m * COLS, sum[m][0]);
         _mm256_storeu_ps(acc + m * COLS + LANES, sum[m][1]);
     }
+}
+
+static void tile(float *acc, const float *left, const float *right, size_t depth, bool first)
+{
+    tile_of(acc, left, right, depth, first, ROWS);
+}
+
+static void tile_few(float *acc, const float *left, const float *right, size_t depth, bool first)
+{
+    tile_of(acc, left, right, depth, first, ROWS_FEW);
 }
 
 enum kind { KIND_F32, KIND_BF16, KIND_F16 };
@@ -163,5 +175,6 @@ update_f16(uint8_t *y, const float *acc, const float *scale, bool per_column, si
 }
 
 const struct kernel_level kernel_level_avx2 = {
-    ROWS, COLS, pack_scaled, pack_transposed, tile, update_f32, update_bf16, update_f16,
+    ROWS, COLS,     ROWS_FEW,   pack_scaled, pack_transposed,
+    tile, tile_few, update_f32, update_bf16, update_f16,
 };

@@ -7,9 +7,10 @@
 #include "apply/kernel_level.h"
 #include "apply/kernel_pack.h"
 
-#define LANES 16
-#define ROWS  12
-#define COLS  (2 * LANES)
+#define LANES    16
+#define ROWS     12
+#define COLS     (2 * LANES)
+#define ROWS_FEW 4
 
 _Static_assert(ROWS *COLS <= KERNEL_TILE_MAX, "a tile fits");
 
@@ -36,12 +37,13 @@ static void pack_transposed(
     panel_transposed(panel, width, b, stride, count, depth);
 }
 
-static void tile(float *acc, const float *left, const float *right, size_t depth, bool first)
+static inline __attribute__((always_inline)) void
+tile_of(float *acc, const float *left, const float *right, size_t depth, bool first, const int rows)
 {
     __m512 sum[ROWS][2];
 
 #pragma GCC unroll 12
-    for (int m = 0; m < ROWS; m++) {
+    for (int m = 0; m < rows; m++) {
         sum[m][0] = first ? _mm512_setzero_ps() : _mm512_loadu_ps(acc + m * COLS);
         sum[m][1] = first ? _mm512_setzero_ps() : _mm512_loadu_ps(acc + m * COLS + LANES);
     }
@@ -49,17 +51,27 @@ static void tile(float *acc, const float *left, const float *right, size_t depth
         __m512 low = _mm512_loadu_ps(right + k * COLS);
         __m512 high = _mm512_loadu_ps(right + k * COLS + LANES);
 #pragma GCC unroll 12
-        for (int m = 0; m < ROWS; m++) {
-            __m512 factor = _mm512_set1_ps(left[k * ROWS + (size_t)m]);
+        for (int m = 0; m < rows; m++) {
+            __m512 factor = _mm512_set1_ps(left[k * (size_t)rows + (size_t)m]);
             sum[m][0] = _mm512_fmadd_ps(factor, low, sum[m][0]);
             sum[m][1] = _mm512_fmadd_ps(factor, high, sum[m][1]);
         }
     }
 #pragma GCC unroll 12
-    for (int m = 0; m < ROWS; m++) {
+    for (int m = 0; m < rows; m++) {
         _mm512_storeu_ps(acc + m * COLS, sum[m][0]);
         _mm512_storeu_ps(acc + m * COLS + LANES, sum[m][1]);
     }
+}
+
+static void tile(float *acc, const float *left, const float *right, size_t depth, bool first)
+{
+    tile_of(acc, left, right, depth, first, ROWS);
+}
+
+static void tile_few(float *acc, const float *left, const float *right, size_t depth, bool first)
+{
+    tile_of(acc, left, right, depth, first, ROWS_FEW);
 }
 
 enum kind { KIND_F32, KIND_BF16, KIND_F16 };
@@ -134,5 +146,6 @@ update_f16(uint8_t *y, const float *acc, const float *scale, bool per_column, si
 }
 
 const struct kernel_level kernel_level_avx512 = {
-    ROWS, COLS, pack_scaled, pack_transposed, tile, update_f32, update_bf16, update_f16,
+    ROWS, COLS,     ROWS_FEW,   pack_scaled, pack_transposed,
+    tile, tile_few, update_f32, update_bf16, update_f16,
 };

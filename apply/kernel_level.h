@@ -22,6 +22,7 @@ kernel_update(uint8_t *y, const float *acc, const float *scale, bool per_column,
 
 struct kernel_level {
     unsigned rows, cols;
+    unsigned rows_few; /* divides rows */
 
     /* panel[k][n] = d[k] * a[k * stride + n], n < count; count <= width. */
     void (*pack_scaled
@@ -40,12 +41,17 @@ struct kernel_level {
     /* acc[m][n] = fma(left[k][m], right[k][n], acc[m][n]) for k = 0..depth-1; from +0 if `first`.
        acc: [rows, cols], contiguous. */
     void (*tile)(float *acc, const float *left, const float *right, size_t depth, bool first);
+    /* The same for tiles of rows_few x cols. */
+    void (*tile_few)(float *acc, const float *left, const float *right, size_t depth, bool first);
 
     /* y[n] = fma(scale[n], acc[n], y[n]), rounded to y's type, a NaN as that type's one pattern;
        where scale[n] is +-0, y[n] keeps its bits. n < count <= cols. y: at any address. `scale`:
        [count], or, if not `per_column`, one number for all. */
     kernel_update *update_f32, *update_bf16, *update_f16;
 };
+
+/* The one for this machine, or for VERA_CPU. */
+const struct kernel_level *kernel_level_chosen(void);
 
 extern const struct kernel_level kernel_level_scalar;
 #if defined(__x86_64__)

@@ -8,9 +8,10 @@
 #include "apply/kernel_level.h"
 #include "apply/kernel_pack.h"
 
-#define LANES 4
-#define ROWS  6
-#define COLS  (4 * LANES)
+#define LANES    4
+#define ROWS     6
+#define COLS     (4 * LANES)
+#define ROWS_FEW 2
 
 _Static_assert(ROWS *COLS <= KERNEL_TILE_MAX, "a tile fits");
 
@@ -71,6 +72,33 @@ static void tile(float *acc, const float *left, const float *right, size_t depth
     }
 #pragma GCC unroll 6
     for (int m = 0; m < ROWS; m++) {
+#pragma GCC unroll 4
+        for (int n = 0; n < COLS / LANES; n++)
+            vst1q_f32(acc + m * COLS + n * LANES, sum[m][n]);
+    }
+}
+
+static void tile_few(float *acc, const float *left, const float *right, size_t depth, bool first)
+{
+    float32x4_t sum[ROWS_FEW][COLS / LANES];
+
+#pragma GCC unroll 2
+    for (int m = 0; m < ROWS_FEW; m++) {
+#pragma GCC unroll 4
+        for (int n = 0; n < COLS / LANES; n++)
+            sum[m][n] = first ? vdupq_n_f32(0) : vld1q_f32(acc + m * COLS + n * LANES);
+    }
+    for (size_t k = 0; k < depth; k++) {
+        const float32x2_t two = vld1_f32(left + k * ROWS_FEW);
+        float32x4_t lanes[COLS / LANES];
+#pragma GCC unroll 4
+        for (int n = 0; n < COLS / LANES; n++)
+            lanes[n] = vld1q_f32(right + k * COLS + (size_t)n * LANES);
+        tile_row(sum[0], lanes, vdupq_lane_f32(two, 0));
+        tile_row(sum[1], lanes, vdupq_lane_f32(two, 1));
+    }
+#pragma GCC unroll 2
+    for (int m = 0; m < ROWS_FEW; m++) {
 #pragma GCC unroll 4
         for (int n = 0; n < COLS / LANES; n++)
             vst1q_f32(acc + m * COLS + n * LANES, sum[m][n]);
@@ -166,5 +194,6 @@ update_f16(uint8_t *y, const float *acc, const float *scale, bool per_column, si
 }
 
 const struct kernel_level kernel_level_neon = {
-    ROWS, COLS, pack_scaled, pack_transposed, tile, update_f32, update_bf16, update_f16,
+    ROWS, COLS,     ROWS_FEW,   pack_scaled, pack_transposed,
+    tile, tile_few, update_f32, update_bf16, update_f16,
 };

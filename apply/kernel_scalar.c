@@ -8,8 +8,9 @@
 #include "apply/kernel_level.h"
 #include "apply/kernel_pack.h"
 
-#define ROWS 4
-#define COLS 16
+#define ROWS     4
+#define COLS     16
+#define ROWS_FEW 1
 
 static void pack_scaled(
     float *panel,
@@ -31,19 +32,31 @@ static void pack_transposed(
     panel_transposed(panel, width, b, stride, count, depth);
 }
 
-static void tile(float *acc, const float *left, const float *right, size_t depth, bool first)
+static inline __attribute__((always_inline)) void tile_of(
+    float *acc, const float *left, const float *right, size_t depth, bool first, const unsigned rows
+)
 {
     float sum[ROWS][COLS] = {{0}};
 
     if (!first)
-        memcpy(sum, acc, sizeof(sum));
+        memcpy(sum, acc, rows * sizeof(sum[0]));
     for (size_t k = 0; k < depth; k++) {
-        for (unsigned m = 0; m < ROWS; m++) {
+        for (unsigned m = 0; m < rows; m++) {
             for (unsigned n = 0; n < COLS; n++)
-                sum[m][n] = fmaf(left[k * ROWS + m], right[k * COLS + n], sum[m][n]);
+                sum[m][n] = fmaf(left[k * rows + m], right[k * COLS + n], sum[m][n]);
         }
     }
-    memcpy(acc, sum, sizeof(sum));
+    memcpy(acc, sum, rows * sizeof(sum[0]));
+}
+
+static void tile(float *acc, const float *left, const float *right, size_t depth, bool first)
+{
+    tile_of(acc, left, right, depth, first, ROWS);
+}
+
+static void tile_few(float *acc, const float *left, const float *right, size_t depth, bool first)
+{
+    tile_of(acc, left, right, depth, first, ROWS_FEW);
 }
 
 static void
@@ -98,5 +111,6 @@ update_f16(uint8_t *y, const float *acc, const float *scale, bool per_column, si
 }
 
 const struct kernel_level kernel_level_scalar = {
-    ROWS, COLS, pack_scaled, pack_transposed, tile, update_f32, update_bf16, update_f16,
+    ROWS, COLS,     ROWS_FEW,   pack_scaled, pack_transposed,
+    tile, tile_few, update_f32, update_bf16, update_f16,
 };
