@@ -266,6 +266,26 @@ static void test_whatever_the_order_of_its_streams(void **state)
     }
 }
 
+static void test_fast_mode_says_how_far_it_is_off(void **state)
+{
+    const struct apply_options options = {.threads = 1, .device = DEVICE_CUDA, .math = MATH_FAST};
+    const struct apply_options on_cpu = {.threads = 1, .math = MATH_FAST};
+    AUTO_SCENE(scene);
+    AUTO_APPLY_RESULT(result);
+    AUTO_APPLY_RESULT(exact);
+
+    (void)state;
+    scene_make(&scene, "llama-half/step-030");
+    const struct apply_input input = {&scene.subject.loaded, 1};
+    assert_int_equal(materialize(&result, &input, 1, &scene.base, "fast", &options), 0);
+    assert_int_equal(result.math, MATH_FAST);
+    assert_non_null(result.fast_bound);
+    assert_int_equal(materialize(&exact, &input, 1, &scene.base, "exact", &on_cpu), 0);
+    assert_int_equal(exact.math, MATH_EXACT);
+    assert_null(exact.fast_bound);
+    assert_same_files("cpu", "exact");
+}
+
 /* Launches */
 
 #define SMALL_COUNT 300
@@ -476,6 +496,7 @@ int main(void)
         BACKEND_TEST(test_the_device_gives_the_processors_bits),
         BACKEND_TEST(test_several_adapters_are_one_merge),
         BACKEND_TEST(test_whatever_the_order_of_its_streams),
+        BACKEND_TEST(test_fast_mode_says_how_far_it_is_off),
         BACKEND_TEST(test_many_small_modules_are_one_launch),
         BACKEND_TEST(test_whichever_call_fails_nothing_is_left),
         BACKEND_TEST(test_a_free_that_fails_spoils_nothing),

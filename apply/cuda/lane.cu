@@ -460,7 +460,9 @@ launch(const struct lane_state *lane, const struct wave *wave, struct backend_fa
     TRY(fault, cudaMemcpyAsync(
                    parameters->device, parameters->host, bytes, cudaMemcpyHostToDevice, lane->stream
                ));
-    cudaError_t error = merge_exact_launch(&grid, tensors, count, terms, lane->stream);
+    cudaError_t error = lane->session->math == MATH_FAST
+                            ? merge_fast_launch(&grid, tensors, count, terms, lane->stream)
+                            : merge_exact_launch(&grid, tensors, count, terms, lane->stream);
     return error == cudaSuccess ? 0 : fault_cuda(fault, "cudaLaunchKernel", error);
 }
 

@@ -90,6 +90,10 @@ class Device(RepositoryTest):
                      hint="--device cpu")
 
     def test_fast_mode_says_its_error_and_exact_mode_its_absence(self):
+        done = self.on_cuda("apply", "main", "--base", base("llama"), "--out", "fast", "--math",
+                            "fast", "--json")
+        self.assertEqual((done.json["device"], done.json["math"]), ("cuda", "fast"))
+        self.assertIn("math: fast: ", done.err)
         done = self.vera("apply", "main", "--base", base("llama"), "--out", "exact", "--math",
                          "fast", "--device", "cpu", "--json")
         self.assertEqual((done.json["device"], done.json["math"]), ("cpu", "exact"))

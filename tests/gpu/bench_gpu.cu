@@ -89,7 +89,7 @@ static cudaLaunchConfig_t shape(unsigned blocks, unsigned threads, cudaStream_t 
 /* The median of RUNS times, in seconds, of work that is queued on `stream`; one more warms up. */
 template <typename Work> static double timed(cudaStream_t stream, Work work)
 {
-    std::vector<float> times;
+    std::vector<double> times;
     cudaEvent_t begin, end;
 
     MUST(cudaEventCreate(&begin));
@@ -102,7 +102,7 @@ template <typename Work> static double timed(cudaStream_t stream, Work work)
         MUST(cudaEventSynchronize(end));
         MUST(cudaEventElapsedTime(&milliseconds, begin, end));
         if (run > 0)
-            times.push_back(milliseconds);
+            times.push_back((double)milliseconds);
     }
     MUST(cudaEventDestroy(begin));
     MUST(cudaEventDestroy(end));
@@ -387,6 +387,8 @@ int main(int argc, char **argv)
         limits.to_device * 1e-9, limits.from_device * 1e-9, limits.both * 1e-9, RUNS, "", "time",
         "chains", "W in, W out", "least", "ratio"
     );
+    if (scale > 1)
+        printf("  (sizes divided by %u: to see that it works, not to quote)\n", (unsigned)scale);
     for (const struct bench_case &one : cases)
         case_run(&one, &limits, stream);
     distance_print(&cases[4]);
