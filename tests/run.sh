@@ -5,16 +5,17 @@ set -eu
 
 usage() {
     cat <<'USAGE'
-Usage: sh tests/run.sh [--sanitize] [--werror] [--clean] [TEST…]
+Usage: sh tests/run.sh [--sanitize | --threads] [--werror] [--clean] [TEST…]
        sh tests/run.sh --fuzz [SECONDS]
 
   --sanitize  build with the address and undefined-behaviour sanitizers
+  --threads   build with the thread sanitizer; without TEST only what has threads is run
   --werror    a compiler warning is an error
   --clean     build from nothing
   --fuzz      run each fuzzer for a minute, or for SECONDS (tests/fuzz; installs clang)
   TEST        run these test programs only (names as "meson test --list" shows them)
 
-Builds in build-tests/, with --sanitize in build-sanitize/.
+Builds in build-tests/, with --sanitize in build-sanitize/, with --threads in build-threads/.
 USAGE
 }
 
@@ -23,6 +24,7 @@ sanitize=none werror=false clean=false
 while [ $# -gt 0 ]; do
     case $1 in
     --sanitize) sanitize=address,undefined ;;
+    --threads) sanitize=thread ;;
     --werror) werror=true ;;
     --clean) clean=true ;;
     --fuzz) shift && exec sh "$top/tests/fuzz/run.sh" "$@" ;;
@@ -33,6 +35,9 @@ while [ $# -gt 0 ]; do
     shift
 done
 
+if [ "$sanitize" = thread ] && [ $# = 0 ]; then
+    set -- crew live_threads
+fi
 sh "$top/docs/install.sh" build
 if [ $# = 0 ]; then
     sh "$top/docs/install.sh" browser
@@ -44,7 +49,10 @@ fi
 unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_OBJECT_DIRECTORY VERA_REPO VERA_CPU VERA_CUDA_MODULE VERA_TOKEN VERA_RETRIES
 export LC_ALL=C.UTF-8
 build=$top/build-tests type=release slower=1
-if [ "$sanitize" != none ]; then
+if [ "$sanitize" = thread ]; then
+    build=$top/build-threads type=debugoptimized slower=10
+    export TSAN_OPTIONS="halt_on_error=1"
+elif [ "$sanitize" != none ]; then
     build=$top/build-sanitize type=debugoptimized slower=4
     export ASAN_OPTIONS="detect_leaks=1:detect_stack_use_after_return=1:allocator_may_return_null=1"
     export LSAN_OPTIONS="suppressions=$top/tests/lsan.supp:print_suppressions=0"

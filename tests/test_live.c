@@ -225,7 +225,8 @@ static void test_shards_are_rows_or_columns_of_a_tensor(void **state)
         for (size_t i = 0; i < choir.memory.count; i++) {
             struct memory_tensor *tensor = &choir.memory.tensors[i];
             struct memory_part *part = &tensor->parts[0];
-            bool rows = i % 2 || tensor->columns < 2, away = rank && strstr(tensor->name, "h.1.");
+            bool rows = i / 2 % 2 || tensor->columns < 2,
+                 away = rank && strstr(tensor->name, "h.1.");
             uint64_t size = rows ? tensor->rows : tensor->columns, half = size / 3 + 1;
             *(rows ? &part->row : &part->column) = rank ? half : 0;
             *(rows ? &part->rows : &part->columns) = rank ? size - half : half;
