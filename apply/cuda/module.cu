@@ -15,8 +15,9 @@
 
 /* merge_fast.cu proves it. */
 #define FAST_BOUND                                                                                 \
-    "a weight's change is off by at most (2.01 u + R 2^-22) S; u: 2^-8 for bf16 models, else "     \
-    "2^-11; S: its sum of |b B d A|; R: the rank"
+    "before it is rounded to its type, a weight w is off by at most (2.01 u + R 2^-22) S + "       \
+    "2^-24 |w| + R 2^-125; u: 2^-8 for bf16 models, else 2^-11; S: its sum of |b B d A|; R: the "  \
+    "ranks together"
 
 /* Of compute capability: what the module is compiled for. */
 #define MAJOR_MIN 8

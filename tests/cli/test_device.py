@@ -58,6 +58,13 @@ class Device(RepositoryTest):
                          "--device", "cuda", words=words)
             self.assertEqual(tree(self.path(f"cuda-{number}")), tree(self.path("cpu")), words)
 
+    def test_parts_may_come_from_both(self):
+        self.vera("apply", "main", "--base", base("llama"), "--out", "whole")
+        for part, device in (("1/3", "cuda"), ("2/3", "cpu"), ("3/3", "cuda")):
+            self.on_cuda("apply", "main", "--base", base("llama"), "--out", "parts", "--part", part,
+                         "--device", device)
+        self.assertEqual(tree(self.path("parts")), tree(self.path("whole")))
+
     def test_auto_takes_it_and_says_so(self):
         done = self.on_cuda("apply", "main", "--base", base("llama"), "--out", "out", "--json")
         self.assertEqual(done.json["device"], "cuda")
@@ -94,6 +101,7 @@ class Device(RepositoryTest):
                             "fast", "--json")
         self.assertEqual((done.json["device"], done.json["math"]), ("cuda", "fast"))
         self.assertIn("math: fast: ", done.err)
+        self.assertIn("is off by at most (2.01 u + R 2^-22) S", done.err)
         done = self.vera("apply", "main", "--base", base("llama"), "--out", "exact", "--math",
                          "fast", "--device", "cpu", "--json")
         self.assertEqual((done.json["device"], done.json["math"]), ("cpu", "exact"))
