@@ -86,6 +86,11 @@ fi
 quietly "Configuring ${build##*/}" meson setup $again "$build" "$top" -Dbuildtype=$type \
     -Dwerror=$werror -Db_sanitize=$sanitize -Db_lundef=false
 quietly "Building" ninja -C "$build"
+if [ -e "$build/cli/vera_cuda.so" ]; then
+    echo "  the CUDA module compiles here, with nvcc"
+else
+    echo "  no nvcc here: the CUDA module is compiled for the emulated device only"
+fi
 
 echo "Testing"
 log=$build/meson-logs/testlog.json

@@ -3,8 +3,8 @@
  * measured in the same run, by a copy, by multiply-adds that need no memory, and by copies from and
  * to pinned memory, so that a kernel's time can be compared with the least that it could be.
  *
- * Also how far fast mode is from exact mode. An argument N scales everything down by N, to see that
- * it works where time is short.
+ * Also how far fast mode is from exact mode, and whether both are right. An argument N scales
+ * everything down by N, to see that it works where time is short.
  */
 #include <cuda_runtime.h>
 
@@ -311,6 +311,86 @@ case_run(const struct bench_case *given, const struct limits *limits, cudaStream
     launch_free(&launch);
 }
 
+/* ---- Are they right ---- */
+
+static std::vector<float> on_host(const float *from, uint64_t count)
+{
+    std::vector<float> out(count);
+
+    MUST(cudaMemcpy(out.data(), from, count * sizeof(float), cudaMemcpyDeviceToHost));
+    return out;
+}
+
+/* What a launch is made of, on the host. */
+struct bench_numbers {
+    std::vector<float> a, b, d, factor;
+};
+
+/* One element of the change: the chain of exact mode, its true value, the sum of its sizes. */
+struct bench_element {
+    float chain;
+    double value, size;
+};
+
+static struct bench_element element_of(
+    const struct bench_numbers *numbers, const struct bench_case *given, uint64_t row, uint64_t col
+)
+{
+    struct bench_element out = {};
+    float factor = numbers->factor[row];
+
+    for (uint64_t k = 0; k < given->rank; k++) {
+        float a = numbers->a[k * given->in + col], d = numbers->d[k];
+        float b = numbers->b[row * given->rank + k], scaled = d * a;
+        double term = (double)factor * (double)b * (double)d * (double)a;
+        out.chain = fmaf(b, scaled, out.chain);
+        out.value += term;
+        out.size += term < 0 ? -term : term;
+    }
+    out.chain = fmaf(factor, out.chain, 0.0f);
+    return out;
+}
+
+/* dW alone, onto zeros, of some elements: exact mode's bits, and fast mode within the bound that
+   merge_fast.cu states for float32 weights. */
+static bool case_check(const struct bench_case *given)
+{
+    struct bench_launch launch = launch_make(given);
+    struct bench_numbers numbers = {
+        on_host(launch.a, given->rank * given->in), on_host(launch.b, given->out * given->rank),
+        on_host(launch.d, given->rank), on_host(launch.factor, given->out)};
+    const double bound = 2.01 / 2048 + (double)given->rank / 4194304;
+    unsigned wrong = 0;
+    double most = 0;
+
+    for (int fast = 0; fast < 2; fast++) {
+        weights_fill(&launch, MERGE_F32, true);
+        MUST(launch_run(&launch, fast, nullptr));
+        MUST(cudaDeviceSynchronize());
+        std::vector<float> made = on_host((float *)(void *)launch.weights, given->out * given->in);
+        for (uint64_t i = 0; i < 4096; i++) {
+            uint64_t at = i * 2654435761u % (given->out * given->in);
+            struct bench_element want = element_of(&numbers, given, at / given->in, at % given->in);
+            double off = (double)made[at] - want.value, value = (double)made[at];
+            off = off < 0 ? -off : off;
+            double most_off = bound * want.size + (value < 0 ? -value : value) / 16777216;
+            if (fast) {
+                wrong += !(off <= most_off);
+                most = std::max(most, want.size > 0 ? off / want.size : 0);
+            } else {
+                wrong += memcmp(&made[at], &want.chain, sizeof(float)) != 0;
+            }
+        }
+    }
+    printf(
+        "\n%s 4096 elements of %s: exact mode's bits; fast mode within %.3g S of the true value "
+        "(bound: %.3g S)\n",
+        wrong ? "WRONG" : "ok   ", given->name, most, bound
+    );
+    launch_free(&launch);
+    return wrong == 0;
+}
+
 /* dW alone, by both: onto zeros. */
 static void distance_print(const struct bench_case *given)
 {
@@ -392,6 +472,7 @@ int main(int argc, char **argv)
     for (const struct bench_case &one : cases)
         case_run(&one, &limits, stream);
     distance_print(&cases[4]);
+    bool right = case_check(&cases[4]);
     MUST(cudaStreamDestroy(stream));
-    return 0;
+    return right ? 0 : 1;
 }

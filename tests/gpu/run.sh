@@ -44,9 +44,8 @@ if command -v compute-sanitizer >/dev/null; then
         python3 "$top/tests/gpu/check_gpu.py" sanitize "$tool" || status=1
     done
 else
-    echo "gpu: compute-sanitizer is not installed: memory accesses and races were not checked" >&2
-    status=1
+    echo "NOT RUN: compute-sanitizer is not installed, so memory accesses and races were not checked"
 fi
 
 [ "$status" = 0 ] || stop "something failed"
-echo "all passed"
+echo "all that was run passed"
