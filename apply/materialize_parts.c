@@ -236,6 +236,14 @@ static int see_finished(struct parting *parting, struct apply_result *result)
     return stream_report(result, &parting->stream);
 }
 
+/* The other one may have died before it had cleared the parts away. */
+static int help_clear(struct parting *parting, struct apply_result *result)
+{
+    int err = partdir_finish(&parting->dir, parting->options.force);
+
+    return err < 0 ? err : see_finished(parting, result);
+}
+
 static int record_damaged(const struct parting *parting, uint64_t part)
 {
     int err = error_set(
@@ -254,7 +262,7 @@ static int all_finish(struct parting *parting, struct apply_result *out)
         bool there = false;
         err = record_add(&there, parting, &result, part);
         if (err == 0 && !there && partdir_is_finished(&parting->dir))
-            return see_finished(parting, out);
+            return help_clear(parting, out);
         if (err == 0 && !there)
             err = record_damaged(parting, part);
     }
@@ -276,7 +284,7 @@ static int finish_if_all(struct parting *parting, struct apply_result *result)
     uint64_t missing = 0;
 
     if (partdir_is_finished(&parting->dir))
-        return see_finished(parting, result);
+        return help_clear(parting, result);
     int err = count_missing(&missing, &there, parting);
     if (err < 0)
         return err;

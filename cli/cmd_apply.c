@@ -235,7 +235,7 @@ static int apply_run(struct cli *cli, const void *arguments_of)
     if (err || (err = inputs_load(&in, cli, cli->operands, cli->operand_count, arguments->base)) ||
         (err = apply_inputs(&result, &in, &options, arguments)) ||
         (err = result_say(cli, &in, &result, arguments)) ||
-        (result.parts == result.parts_there && !arguments->dry_run &&
+        (result.parts == result.parts_there && !result.was_done && !arguments->dry_run &&
          (err = leftovers_warn(arguments))))
         return err;
     return cli->json ? result_json(&result, arguments) : 0;

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import unittest
 
-from harness import VeraTest, adapter, base, tree
+from harness import TESTS, VERA, VeraTest, adapter, base, tree
 from tensors import Model
 from versions import APPLY, RepositoryTest, fixture_adapters, fixture_base
 
@@ -278,6 +278,60 @@ class Pins(RepositoryTest):
         self.vera("apply", "main", "--base", base("llama"), "--out", "out", "--part", "1/2")
         self.vera("apply", LLAMA, "--base", base("llama"), "--out", "out", "--part", "2/2")
         self.vera("verify", "out", "--rev", "main", "--base", base("llama"))
+
+
+class Guide(RepositoryTest):
+    """The guide's job scripts, run as their batch systems run them."""
+
+    def setUp(self):
+        super().setUp()
+        self.commit(LLAMA, "--base", base("llama"))
+        self.shared = self.path("shared")
+        os.makedirs(os.path.join(self.shared, "models"))
+        shutil.copytree(base("llama"), os.path.join(self.shared, "models", "base"))
+        os.rename(self.path(".vera"), self.path("shared", "adapters.git"))
+        os.mkdir(self.path("shared", "adapters"))
+        os.rename(self.path("shared", "adapters.git"), self.path("shared", "adapters", ".vera"))
+        with open(os.path.join(os.path.dirname(TESTS), "docs", "guide.md"),
+                  encoding="utf-8") as file:
+            self.guide = file.read()
+        self.env["PATH"] = os.path.dirname(VERA) + ":" + self.env["PATH"]
+
+    def run_all(self, argv, variable, first):
+        """All 8 tasks, each with its number."""
+        merged = os.path.join(self.shared, "models", "merged")
+        for task in range(first, first + 8):
+            self.assertFalse(os.path.exists(merged))
+            done = subprocess.run(argv, env={**self.env, variable: str(task),
+                                             "SLURM_CPUS_PER_TASK": "2"},
+                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+            self.assertEqual(done.returncode, 0, done.stdout)
+        self.vera("-C", os.path.join(self.shared, "adapters"), "verify", merged, "--rev", "main",
+                  "--base", base("llama"))
+        self.assertEqual(sorted(os.listdir(os.path.dirname(merged))), ["base", "merged"])
+
+    def block(self, begin):
+        """A block of the guide, in which the shared file system is the test's."""
+        self.assertEqual(self.guide.count(begin), 1)
+        text = self.guide.split(begin)[1].split("```")[0]
+        self.assertGreater(text.count("/shared"), 2)
+        return text.replace("/shared", self.shared)
+
+    def test_job_array_of_slurm(self):
+        script = self.path("merge.sbatch")
+        with open(script, "w", encoding="utf-8") as file:
+            file.write(self.block("```bash\n"))
+        subprocess.run(["bash", "-n", script], check=True)
+        with open(script, encoding="utf-8") as file:
+            self.assertIn("#SBATCH --array=1-8\n", file.read())
+        self.run_all(["bash", script], "SLURM_ARRAY_TASK_ID", 1)
+
+    def test_indexed_job_of_kubernetes(self):
+        text = self.block("```yaml\n")
+        for line in ("completionMode: Indexed\n", "completions: 8\n", 'command: ["sh", "-c"]\n'):
+            self.assertIn(line, text)
+        folded = text.split("- >-\n")[1].split("volumeMounts:")[0]
+        self.run_all(["sh", "-c", " ".join(folded.split())], "JOB_COMPLETION_INDEX", 0)
 
 
 class Again(PartsTest):
