@@ -2,9 +2,11 @@
 #include "apply/vera_apply.h"
 
 #include <assert.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "apply/live.h"
+#include "apply/unpacked.h"
 
 static_assert(VERA_NOTFOUND == (int)E_NOTFOUND && VERA_DEVICE == (int)E_DEVICE, "codes differ");
 static_assert(VERA_BUNDLE_HEADER == BUNDLE_HEADER_BYTES, "headers differ");
@@ -246,4 +248,96 @@ int vera_bundle_bytes(
     if (err == 0)
         *out = decoded.total_bytes;
     return err;
+}
+
+/* Adapters to read */
+
+struct vera_adapter {
+    struct unpacked unpacked;
+};
+
+/* A NUL behind the texts, for C. */
+static int adapter_give(struct vera_adapter **out, struct unpacked *unpacked)
+{
+    if (!buf_text(&unpacked->config) || !buf_text(&unpacked->recipe) || !buf_text(&unpacked->pin))
+        return error_wrap(E_NOMEM, "adapter");
+    struct vera_adapter *adapter = calloc(1, sizeof(*adapter));
+    if (!adapter)
+        return error_set(E_NOMEM, "out of memory for an adapter");
+    adapter->unpacked = *unpacked;
+    *unpacked = (struct unpacked){0};
+    *out = adapter;
+    return 0;
+}
+
+int vera_adapter_read_bundle(struct vera_adapter **out, const void *bundle, size_t bytes)
+{
+    AUTO_UNPACKED(unpacked);
+
+    int err = unpacked_read_bundle(&unpacked, (struct bytes){bundle, bytes});
+    return err < 0 ? err : adapter_give(out, &unpacked);
+}
+
+int vera_adapter_read_directory(struct vera_adapter **out, const char *directory)
+{
+    AUTO_UNPACKED(unpacked);
+
+    int err = unpacked_read_directory(&unpacked, directory);
+    return err < 0 ? err : adapter_give(out, &unpacked);
+}
+
+void vera_adapter_free(struct vera_adapter *adapter)
+{
+    if (!adapter)
+        return;
+    unpacked_release(&adapter->unpacked);
+    free(adapter);
+}
+
+int vera_adapter_about(struct vera_adapter_about *out, const struct vera_adapter *adapter)
+{
+    const struct unpacked *unpacked = &adapter->unpacked;
+    size_t size = out->size;
+
+    if (size < sizeof(*out) || size > 4096)
+        return error_set(E_INVALID, "vera_adapter_about: its field 'size' is not set");
+    memset(out, 0, size);
+    *out = (struct vera_adapter_about){
+        .size = size,
+        .config = (const char *)unpacked->config.data,
+        .recipe = (const char *)unpacked->recipe.data,
+        .pin = (const char *)unpacked->pin.data,
+        .config_bytes = unpacked->config.len,
+        .recipe_bytes = unpacked->recipe.len,
+        .pin_bytes = unpacked->pin.len,
+        .tensors = unpacked->table.count,
+    };
+    memcpy(out->snapshot, unpacked->id.bytes, sizeof(out->snapshot));
+    return 0;
+}
+
+int vera_adapter_tensor(
+    struct vera_adapter_tensor *out, const struct vera_adapter *adapter, uint64_t number
+)
+{
+    const struct safetensors *table = &adapter->unpacked.table;
+    size_t size = out->size;
+
+    if (size < sizeof(*out) || size > 4096)
+        return error_set(E_INVALID, "vera_adapter_tensor: its field 'size' is not set");
+    if (number >= table->count)
+        return error_set(E_NOTFOUND, "the adapter has %zu tensors", table->count);
+    const struct tensor *tensor = &table->tensors[number];
+    struct bytes data = unpacked_tensor(&adapter->unpacked, tensor);
+    memset(out, 0, size);
+    *out = (struct vera_adapter_tensor){
+        .size = size,
+        .name = tensor->name,
+        .dtype = dtype_name(tensor->dtype),
+        .shape = tensor->shape,
+        .data = data.data,
+        .bytes = data.len,
+        .dims = tensor->dims,
+    };
+    return 0;
 }

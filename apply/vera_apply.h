@@ -173,6 +173,49 @@ VERA_PUBLIC void vera_read_end(struct vera_model *model);
 VERA_PUBLIC int
 vera_bundle_bytes(uint64_t *out, const struct vera_model *model, const void *header, size_t bytes);
 
+/* An adapter to read: for a program that builds it up by itself. */
+struct vera_adapter;
+
+struct vera_adapter_about {
+    size_t size;          /* sizeof(struct vera_adapter_about), set by the caller before the call */
+    uint8_t snapshot[32]; /* its snapshot id */
+    /* Texts, each NUL-terminated. adapter_config.json as it was saved; what is known of A and B
+       (docs/format.md, recipe), and of the base model (pin): empty where none was given. */
+    const char *config, *recipe, *pin;
+    uint64_t config_bytes, recipe_bytes, pin_bytes;
+    uint64_t tensors;
+};
+
+/* One tensor as adapter_model.safetensors has it, bit for bit. */
+struct vera_adapter_tensor {
+    size_t size; /* sizeof(struct vera_adapter_tensor), set by the caller before the call */
+    const char *name;
+    const char *dtype;     /* "F32", "BF16", ... */
+    const uint64_t *shape; /* [dims] */
+    const void *data;      /* at any address */
+    uint64_t bytes;
+    uint32_t dims;
+    uint32_t reserved;
+};
+
+/* Checked whole before it returns, with A and B, where they were saved, drawn again. The bundle may
+   be freed afterwards; the adapter is freed with vera_adapter_free(). VERA_CORRUPT, VERA_INVALID,
+   VERA_LIMIT, VERA_NOTFOUND, VERA_UNSUPPORTED. */
+VERA_PUBLIC int
+vera_adapter_read_bundle(struct vera_adapter **out, const void *bundle, size_t bytes);
+/* The same of a PEFT directory. */
+VERA_PUBLIC int vera_adapter_read_directory(struct vera_adapter **out, const char *directory);
+/* NULL: nothing. */
+VERA_PUBLIC void vera_adapter_free(struct vera_adapter *adapter);
+
+/* What they point to lives as long as the adapter, which may be read by any number of threads.
+   Tensors count from 0, in the file's order; VERA_NOTFOUND behind the last. */
+VERA_PUBLIC int
+vera_adapter_about(struct vera_adapter_about *out, const struct vera_adapter *adapter);
+VERA_PUBLIC int vera_adapter_tensor(
+    struct vera_adapter_tensor *out, const struct vera_adapter *adapter, uint64_t number
+);
+
 #ifdef __cplusplus
 }
 #endif

@@ -496,6 +496,22 @@ int snapshot_restore(struct adapter_files *out, const struct snapshot *snapshot)
     return 0;
 }
 
+int snapshot_restore_model(struct buf *out, const struct snapshot *snapshot)
+{
+    AUTO_LOADED_ADAPTER(loaded);
+    AUTO_MANIFEST(manifest);
+    AUTO_BUF(data);
+    int err;
+
+    if ((err = adapter_load(&loaded, snapshot)) < 0 ||
+        (err = manifest_decode(&manifest, buf_bytes(&snapshot->manifest))) < 0 ||
+        (err = model_restore(&data, &loaded)) < 0 ||
+        (err = file_check(manifest_find(&manifest, PEFT_MODEL), buf_bytes(&data))) < 0)
+        return err;
+    *out = buf_take(&data);
+    return 0;
+}
+
 /* The way back, before the way out is over */
 
 static int model_equal(bool *equal, const struct loaded_adapter *loaded, struct bytes data)

@@ -80,6 +80,10 @@ MUST_CHECK int snapshot_encode(
  * not. */
 MUST_CHECK int snapshot_restore(struct adapter_files *out, const struct snapshot *snapshot);
 
+/* adapter_model.safetensors alone, with the manifest's SHA-256; of a snapshot whose other files
+   were left out, too. */
+MUST_CHECK int snapshot_restore_model(struct buf *out, const struct snapshot *snapshot);
+
 /* Manifest, recipe, pin, config and layout are canonical and fit each other and the payload; the
    payload's and the stored basis' digests are the recipe's. Everything fsck can say about one
    snapshot without regenerating. */
