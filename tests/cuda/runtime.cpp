@@ -876,7 +876,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int device)
     if (device < 0 || device >= state.count)
         return answer(cudaErrorInvalidDevice);
     *properties = {};
-    strcpy(properties->name, "emulated on the CPU");
+    snprintf(properties->name, sizeof(properties->name), "emulated on the CPU");
     properties->totalGlobalMem = state.memory;
     properties->sharedMemPerBlock = 48 << 10;
     properties->regsPerBlock = 65536;
