@@ -228,7 +228,8 @@ y_update(float *y, const float (&acc)[8][8], const struct tile &tile, const stru
 
 /* The result of a tensor that has several terms, whose y is complete, or one, whose y is acc. */
 template <unsigned WARPS_N>
-__device__ static inline void result_store(const float *y, const struct tile &tile)
+__device__ static __attribute__((noinline)) void
+result_store(const float *y, const struct tile &tile)
 {
     bool several = tile.tensor->term_count > 1, transposed = tile.tensor->transposed != 0;
     auto finish = [&](float value, float w, uint32_t row, uint32_t col) {
