@@ -316,11 +316,20 @@ int registry_hold(int32_t *out, struct registry *registry, const struct digest *
     return 0;
 }
 
-void registry_drop(struct registry *registry, int32_t slot)
+static bool is_held(const struct registry *registry, int32_t slot)
+{
+    return slot >= 0 && (uint32_t)slot < registry->slots.capacity &&
+           slots_is_held(&registry->slots, (uint32_t)slot);
+}
+
+int registry_drop(struct registry *registry, int32_t slot)
 {
     pthread_mutex_lock(&registry->mutex);
-    slots_drop(&registry->slots, (uint32_t)slot);
+    bool held = is_held(registry, slot);
+    if (held)
+        slots_drop(&registry->slots, (uint32_t)slot);
     pthread_mutex_unlock(&registry->mutex);
+    return held ? 0 : error_set(E_INVALID, "registry: slot %" PRId32 " is not held", slot);
 }
 
 int registry_pin(struct registry *registry, const struct digest *id, bool pinned)
@@ -373,8 +382,7 @@ rows_check(struct batch *batch, const struct registry *registry, const struct re
         int32_t slot = rows->slots[i];
         if (slot == -1)
             continue;
-        if (slot < 0 || (uint32_t)slot >= registry->slots.capacity ||
-            !slots_is_held(&registry->slots, (uint32_t)slot))
+        if (!is_held(registry, slot))
             return error_set(E_INVALID, "registry: row %zu: slot %" PRId32 " is not held", i, slot);
         batch->row_count++;
     }

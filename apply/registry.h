@@ -68,9 +68,9 @@ MUST_CHECK int registry_add_bundle(
     int32_t *held, struct digest *id, struct registry *registry, struct bytes bundle, unsigned flags
 );
 
-/* Hold an adapter: its slot, until registry_drop(). E_NOTFOUND. */
+/* Hold an adapter: its slot, until registry_drop(). E_NOTFOUND; E_INVALID: nobody holds it. */
 MUST_CHECK int registry_hold(int32_t *out, struct registry *registry, const struct digest *id);
-void registry_drop(struct registry *registry, int32_t slot);
+MUST_CHECK int registry_drop(struct registry *registry, int32_t slot);
 
 /* E_NOTFOUND. A removed one that is held goes when it is dropped. */
 MUST_CHECK int registry_pin(struct registry *registry, const struct digest *id, bool pinned);

@@ -7,6 +7,7 @@
 
 #include "apply/live.h"
 #include "apply/unpacked.h"
+#include "apply/vera_structure.h"
 
 static_assert(VERA_NOTFOUND == (int)E_NOTFOUND && VERA_DEVICE == (int)E_DEVICE, "codes differ");
 static_assert(VERA_BUNDLE_HEADER == BUNDLE_HEADER_BYTES, "headers differ");
@@ -15,24 +16,6 @@ static_assert(VERA_BUNDLE_HEADER == BUNDLE_HEADER_BYTES, "headers differ");
 static struct live *live_of(struct vera_model *model)
 {
     return (struct live *)(void *)model;
-}
-
-/* A structure as its caller knows it, perhaps a shorter or a longer one: what we know of it. What
-   is longer must be zero there, since we would not do what it asks for. */
-static int take(void *out, size_t known, const void *given, size_t size_least)
-{
-    size_t size;
-
-    memcpy(&size, given, sizeof(size));
-    if (size < size_least || size > 4096)
-        return error_set(E_INVALID, "a structure of %zu bytes: its field 'size' is not set", size);
-    for (size_t i = known; i < size; i++) {
-        if (((const uint8_t *)given)[i])
-            return error_set(E_UNSUPPORTED, "a structure of a later version of the library");
-    }
-    memset(out, 0, known);
-    memcpy(out, given, size < known ? size : known);
-    return 0;
 }
 
 const char *vera_error_message(void)
@@ -59,7 +42,7 @@ int vera_model_new(struct vera_model **out, const struct vera_options *given)
 {
     struct vera_options options = {0};
     struct live *live = NULL;
-    int err = given ? take(&options, sizeof(options), given, sizeof(options)) : 0;
+    int err = given ? structure_take(&options, sizeof(options), given, sizeof(options)) : 0;
 
     if (err < 0)
         return err;
@@ -139,7 +122,7 @@ int vera_model_register(struct vera_model *model, const struct vera_tensor *give
     struct live_place place;
     int err;
 
-    if ((err = take(&tensor, sizeof(tensor), given, sizeof(tensor))) < 0 ||
+    if ((err = structure_take(&tensor, sizeof(tensor), given, sizeof(tensor))) < 0 ||
         (err = memory_check(&tensor)) < 0 || (err = place_make(&place, &tensor)) < 0)
         return err;
     return live_register(live_of(model), &place);

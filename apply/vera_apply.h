@@ -216,6 +216,107 @@ VERA_PUBLIC int vera_adapter_tensor(
     struct vera_adapter_tensor *out, const struct vera_adapter *adapter, uint64_t number
 );
 
+/*
+ * Batches whose rows use different adapters: y += b o (B (d o (A x))), nothing merged. A registry
+ * holds b and d of tens of thousands of adapters of one model and one basis (the random matrices A
+ * and B, which all of them share). Any thread may call any function of a registry but
+ * vera_registry_free() at any time.
+ */
+struct vera_registry;
+
+struct vera_registry_options {
+    size_t size; /* sizeof(struct vera_registry_options) */
+    /* The layers that the adapters change, as they name them ("model.layers.0.self_attn.q_proj"),
+       and their sizes: three arrays of `modules`, whose order numbers them. Copied. */
+    const char *const *names;
+    const uint64_t *in, *out;
+    uint64_t modules;
+    /* An adapter on whose basis all others are: a PEFT directory, or else a bundle. It is not
+       added. */
+    const char *directory;
+    const void *bundle;
+    size_t bundle_bytes;
+    uint64_t budget_bytes; /* of all that the registry takes */
+    int32_t base_dtype;    /* enum vera_dtype, of the model's weights; 0: VERA_F32 */
+    int32_t vector_dtype;  /* b and d are kept in it, rounded where that is less; 0: VERA_F32 */
+    uint32_t reserved[2];  /* 0 */
+};
+
+/* VERA_INVALID, naming it: a module that cannot be, an adapter without one of the modules, or of
+   others; VERA_LIMIT where the budget does not hold one adapter. */
+VERA_PUBLIC int
+vera_registry_new(struct vera_registry **out, const struct vera_registry_options *options);
+/* Nobody uses it any more. NULL: nothing. */
+VERA_PUBLIC void vera_registry_free(struct vera_registry *registry);
+
+#define VERA_PIN          1u /* it stays until it is unpinned or removed */
+#define VERA_VECTORS_ONLY 2u /* leave out biases and whole modules: the caller sees to them */
+
+/* Add an adapter, or use it again where it is there. Where the budget is used up the adapter that
+   was used longest ago goes, unless it is pinned or held. snapshot [32] (may be NULL): its id from
+   now on. `held` (may be NULL): its slot, which the caller then holds. On failure nothing changes:
+   VERA_INVALID, naming what does not fit; VERA_CONFLICT: another basis; VERA_LIMIT: all others are
+   pinned or held; VERA_CORRUPT; VERA_NOTFOUND. */
+VERA_PUBLIC int vera_registry_add_directory(
+    struct vera_registry *registry,
+    const char *directory,
+    uint32_t flags,
+    uint8_t *snapshot,
+    int32_t *held
+);
+VERA_PUBLIC int vera_registry_add_bundle(
+    struct vera_registry *registry,
+    const void *bundle,
+    size_t bytes,
+    uint32_t flags,
+    uint8_t *snapshot,
+    int32_t *held
+);
+
+/* Hold the adapter of that id: it neither changes nor goes until it is dropped, once for each hold.
+   VERA_NOTFOUND; vera_registry_drop(): VERA_INVALID where nobody holds the slot. */
+VERA_PUBLIC int
+vera_registry_hold(struct vera_registry *registry, const uint8_t *snapshot, int32_t *slot);
+VERA_PUBLIC int vera_registry_drop(struct vera_registry *registry, int32_t slot);
+
+/* VERA_NOTFOUND. A removed adapter that is held serves its holders, and goes when they drop it. */
+VERA_PUBLIC int
+vera_registry_pin(struct vera_registry *registry, const uint8_t *snapshot, int pinned);
+VERA_PUBLIC int vera_registry_remove(struct vera_registry *registry, const uint8_t *snapshot);
+
+struct vera_registry_state {
+    size_t size;           /* sizeof(struct vera_registry_state), set by the caller */
+    uint64_t adapters;     /* there now, */
+    uint64_t capacity;     /* of so many that the budget holds */
+    uint64_t pinned, held; /* held: also those that were removed since */
+    uint64_t evicted;      /* that went for others, ever */
+    uint64_t bytes;        /* taken, of so many: */
+    uint64_t budget_bytes;
+};
+
+VERA_PUBLIC int
+vera_registry_status(struct vera_registry *registry, struct vera_registry_state *out);
+
+/* Rows of one module's input and output. */
+struct vera_batch {
+    size_t size;          /* sizeof(struct vera_batch) */
+    const int32_t *slots; /* [rows]: each row's adapter, held by the caller; -1: none */
+    const void *x;        /* [rows, in] */
+    void *y;              /* [rows, out]; shares no memory with x */
+    uint64_t rows;
+    uint64_t x_stride, y_stride; /* from row to row, in elements; 0: in, out */
+    int32_t dtype;               /* enum vera_dtype, of x and y */
+    uint32_t threads;            /* to work with at most; 0: one for each core */
+};
+
+/* y += b o (B (d o (A x))), each row with its adapter's b and d. Rows without an adapter keep their
+   bits. Computed in float32 and rounded once; a row's bits do not depend on the rows beside it, nor
+   on threads or processor. VERA_INVALID, with y untouched: no such module, a slot that nobody
+   holds. */
+VERA_PUBLIC int vera_registry_forward(
+    struct vera_registry *registry, uint64_t module, const struct vera_batch *batch
+);
+
 #ifdef __cplusplus
 }
 #endif

@@ -207,7 +207,7 @@ static void a_mixed_batch_is_what_peft_gives(void **state)
         assert_true(off <= cases[c].bound * magnitude);
         assert_true(base_off > 0.05 * magnitude); /* the adapters do something */
         for (size_t i = 0; i < 4; i++)
-            registry_drop(house.registry, held[i]);
+            assert_int_equal(registry_drop(house.registry, held[i]), 0);
         free(nothing);
     }
 }
@@ -233,7 +233,7 @@ static void rows_without_an_adapter_keep_their_bits(void **state)
     for (size_t n = 0; n < 5; n += 2)
         assert_memory_equal(y + 64 * n, before + 64 * n, 64 * sizeof(float));
     assert_memory_not_equal(y + 64, before + 64, 64 * sizeof(float));
-    registry_drop(house.registry, slots[1]);
+    assert_int_equal(registry_drop(house.registry, slots[1]), 0);
 }
 
 static void directory_bundle_and_snapshot_are_one_adapter(void **state)
@@ -263,7 +263,7 @@ static void directory_bundle_and_snapshot_are_one_adapter(void **state)
         registry_add_dir(&held, &id, house.registry, FIXTURES "/adapter/" FAMILY, REGISTRY_PIN), 0
     );
     assert_true(digest_equal(&id, &house.like.snapshot.id));
-    registry_drop(house.registry, held);
+    assert_int_equal(registry_drop(house.registry, held), 0);
     registry_stats(&stats, house.registry);
     assert_int_equal(stats.adapters, 1);
     assert_int_equal(stats.pinned, 1);
@@ -440,9 +440,12 @@ static void rows_that_cannot_be_are_refused_and_nothing_is_written(void **state)
     rows.dtype = DTYPE_F64;
     assert_int_equal(registry_forward(house.registry, module, &rows, 1), E_UNSUPPORTED);
     rows.dtype = DTYPE_F32;
-    registry_drop(house.registry, slot);
+    assert_int_equal(registry_drop(house.registry, slot), 0);
     assert_int_equal(registry_forward(house.registry, module, &rows, 1), E_INVALID);
     assert_says("row 2: slot 0 is not held");
+    assert_int_equal(registry_drop(house.registry, slot), E_INVALID);
+    assert_int_equal(registry_drop(house.registry, -1), E_INVALID);
+    assert_int_equal(registry_drop(house.registry, INT32_MAX), E_INVALID);
     assert_memory_equal(y, before, sizeof(y));
     assert_int_equal(registry_hold(&slot, house.registry, &nobody), E_NOTFOUND);
     assert_int_equal(registry_pin(house.registry, &nobody, true), E_NOTFOUND);
@@ -469,7 +472,7 @@ static bool is_there(struct registry *registry, const struct digest *id)
 
     if (registry_hold(&slot, registry, id) < 0)
         return false;
-    registry_drop(registry, slot);
+    assert_int_equal(registry_drop(registry, slot), 0);
     return true;
 }
 
@@ -509,7 +512,7 @@ static void the_least_recently_used_goes_and_what_is_pinned_or_held_stays(void *
     assert_int_equal(registry_pin(registry, &ids[50], false), 0);
     numbered_add(&ids[110], registry, 110, 0, 0);
     assert_false(is_there(registry, &ids[50]));
-    registry_drop(registry, held);
+    assert_int_equal(registry_drop(registry, held), 0);
 }
 
 static void a_removed_adapter_serves_those_who_hold_it(void **state)
@@ -540,7 +543,7 @@ static void a_removed_adapter_serves_those_who_hold_it(void **state)
         numbered_add(&ids[1], registry, 8, 0, E_LIMIT);
     }
     assert_memory_equal(y[0], y[1], sizeof(y[0]));
-    registry_drop(registry, slot);
+    assert_int_equal(registry_drop(registry, slot), 0);
     registry_stats(&stats, registry);
     assert_int_equal(stats.adapters + stats.pinned + stats.held + stats.evicted, 0);
     numbered_add(&ids[1], registry, 8, 0, 0);
@@ -677,7 +680,7 @@ static void *serve(void *argument)
                 person->wrong += memcmp(y + 64 * i, crowd->expected[who[i]], sizeof(crowd->x)) != 0;
         }
         for (unsigned i = 0; i < count; i++)
-            registry_drop(crowd->registry, slots[i]);
+            person->wrong += registry_drop(crowd->registry, slots[i]) < 0;
     }
     return NULL;
 }
@@ -720,7 +723,7 @@ static void crowd_expect(struct crowd *crowd)
             .y = crowd->expected[n],
         };
         assert_int_equal(registry_forward(crowd->registry, crowd->module, &rows, 1), 0);
-        registry_drop(crowd->registry, slot);
+        assert_int_equal(registry_drop(crowd->registry, slot), 0);
     }
 }
 

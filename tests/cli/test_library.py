@@ -1,6 +1,7 @@
 """libvera_apply from outside: what it exports, as it is installed, from C, from C++, and through ctypes."""
 import ctypes
 import os
+import struct
 import subprocess
 import sys
 import threading
@@ -19,6 +20,29 @@ FLAGS = [] if SANITIZE == "none" else [f"-fsanitize={SANITIZE}"]
 GPT2 = {"attn.c_attn": (48, 144), "attn.c_proj": (48, 48), "mlp.c_fc": (48, 192), "mlp.c_proj": (192, 48)}
 NAMES = {f"transformer.h.{block}.{module}.weight": shape
          for block in range(2) for module, shape in GPT2.items()}
+
+LLAMA = {"self_attn.q_proj": (64, 64), "self_attn.k_proj": (32, 64), "self_attn.v_proj": (32, 64),
+         "self_attn.o_proj": (64, 64), "mlp.gate_proj": (176, 64), "mlp.up_proj": (176, 64),
+         "mlp.down_proj": (64, 176)}
+
+
+class RegistryOptions(ctypes.Structure):
+    _fields_ = [("size", ctypes.c_size_t), ("names", ctypes.POINTER(ctypes.c_char_p)),
+                ("rows_in", ctypes.POINTER(ctypes.c_uint64)), ("rows_out", ctypes.POINTER(ctypes.c_uint64)),
+                ("modules", ctypes.c_uint64), ("directory", ctypes.c_char_p), ("bundle", ctypes.c_void_p),
+                ("bundle_bytes", ctypes.c_size_t), ("budget", ctypes.c_uint64), ("base_dtype", ctypes.c_int32),
+                ("vector_dtype", ctypes.c_int32), ("reserved", ctypes.c_uint32 * 2)]
+
+
+class RegistryState(ctypes.Structure):
+    _fields_ = [("size", ctypes.c_size_t)] + [(name, ctypes.c_uint64) for name in (
+        "adapters", "capacity", "pinned", "held", "evicted", "bytes", "budget")]
+
+
+class Batch(ctypes.Structure):
+    _fields_ = [("size", ctypes.c_size_t), ("slots", ctypes.POINTER(ctypes.c_int32)), ("x", ctypes.c_void_p),
+                ("y", ctypes.c_void_p), ("rows", ctypes.c_uint64), ("x_stride", ctypes.c_uint64),
+                ("y_stride", ctypes.c_uint64), ("dtype", ctypes.c_int32), ("threads", ctypes.c_uint32)]
 
 
 class Options(ctypes.Structure):
@@ -262,7 +286,7 @@ class Library(VeraTest):
         declared = {word.lstrip("*") for word in words if word.lstrip("*").startswith("vera_")}
         functions = {name for name in names if name != "VERA_APPLY_1"}
         self.assertTrue(functions <= declared, functions - declared)
-        self.assertEqual(len(functions), 20)
+        self.assertEqual(len(functions), 30)
 
     def example(self, program, env=None):
         return subprocess.run([program, adapter("gpt2/step-040"), adapter("gpt2/step-010")],
@@ -324,6 +348,79 @@ class Library(VeraTest):
             name = line.split()[-1].split("@")[0]
             if name != "VERA_APPLY_1":
                 self.assertIn(name, text)
+
+    def test_a_mixed_batch_through_ctypes_is_what_peft_gives(self):
+        library = load()
+        modules = [(f"model.layers.{layer}.{name}", shape) for layer in range(2) for name, shape in LLAMA.items()]
+        names = (ctypes.c_char_p * len(modules))(*(name.encode() for name, _ in modules))
+        rows_out, rows_in = ((ctypes.c_uint64 * len(modules))(*(shape[i] for _, shape in modules)) for i in (0, 1))
+        options = RegistryOptions(size=ctypes.sizeof(RegistryOptions), names=names, rows_in=rows_in, rows_out=rows_out,
+                                  modules=len(modules), directory=adapter("llama/step-120").encode(), budget=1 << 20)
+        registry = ctypes.c_void_p()
+        self.assertEqual(library.vera_registry_new(ctypes.byref(registry), ctypes.byref(options)), 0)
+        snapshot, held, slots = (ctypes.c_uint8 * 32)(), ctypes.c_int32(), {}
+        for number, name in enumerate(["llama/step-060", "llama/step-120", "llama-c/step-040", "llama-perl/step-040"]):
+            if number % 2:
+                self.vera("export", adapter(name), f"{number}.bundle", "--as", "bundle")
+                with open(self.path(f"{number}.bundle"), "rb") as file:
+                    data = file.read()
+                err = library.vera_registry_add_bundle(registry, data, ctypes.c_size_t(len(data)), 1, snapshot,
+                                                       ctypes.byref(held))
+            else:
+                err = library.vera_registry_add_directory(registry, adapter(name).encode(), 0, snapshot,
+                                                          ctypes.byref(held))
+            self.assertEqual(err, 0, library.vera_error_message())
+            self.assertEqual(bytes(snapshot).hex(), self.vera("show", adapter(name), "--json").json["snapshot"][7:])
+            slots[number] = held.value
+        tensors = read_tensors(os.path.join(FIXTURES, "expected", "forward", "down_proj.safetensors"))
+        which = struct.unpack("<12q", tensors["adapter"][2])
+        weight = struct.unpack(f"<{64 * 176}f", self.base_weight("model.layers.1.mlp.down_proj.weight"))
+        x, wanted = (struct.unpack(f"<{len(tensors[name][2]) // 4}f", tensors[name][2]) for name in "xy")
+        y = (ctypes.c_float * (12 * 64))(*(
+            sum(a * b for a, b in zip(x[176 * n:176 * n + 176], weight[176 * i:176 * i + 176]))
+            for n in range(12) for i in range(64)))
+        batch = Batch(size=ctypes.sizeof(Batch), slots=(ctypes.c_int32 * 12)(*(slots[n] for n in which)),
+                      x=ctypes.cast((ctypes.c_float * len(x))(*x), ctypes.c_void_p),
+                      y=ctypes.cast(y, ctypes.c_void_p), rows=12, dtype=1)
+        number = [name for name, _ in modules].index("model.layers.1.mlp.down_proj")
+        forward = library.vera_registry_forward
+        self.assertEqual(forward(registry, ctypes.c_uint64(number), ctypes.byref(batch)), 0)
+        largest = max(map(abs, wanted))
+        self.assertLessEqual(max(abs(a - b) for a, b in zip(y, wanted)), 1e-6 * largest)
+        state = RegistryState(size=ctypes.sizeof(RegistryState))
+        self.assertEqual(library.vera_registry_status(registry, ctypes.byref(state)), 0)
+        self.assertEqual((state.adapters, state.pinned, state.held, state.evicted), (4, 2, 4, 0))
+        self.refusals(library, registry, snapshot, slots, batch)
+        library.vera_registry_free(registry)
+
+    def refusals(self, library, registry, snapshot, slots, batch):
+        """And then none of what was held is."""
+        forward = library.vera_registry_forward
+        self.assertEqual(forward(registry, ctypes.c_uint64(14), ctypes.byref(batch)), -3)
+        for field, value in [("dtype", 4), ("size", 8), ("x", None), ("x_stride", 1)]:
+            wrong = Batch.from_buffer_copy(batch)
+            setattr(wrong, field, value)
+            self.assertIn(forward(registry, ctypes.c_uint64(0), ctypes.byref(wrong)), (-3, -7), field)
+        self.assertEqual(library.vera_registry_add_directory(registry, b"nowhere", 0, None, None), -1)
+        self.assertEqual(library.vera_registry_add_directory(registry, b"nowhere", 4, None, None), -7)
+        self.assertEqual(library.vera_registry_remove(registry, snapshot), 0)
+        self.assertEqual(library.vera_registry_pin(registry, snapshot, 1), -1)
+        self.assertEqual(library.vera_registry_hold(registry, snapshot, ctypes.byref(ctypes.c_int32())), -1)
+        for slot in slots.values():
+            self.assertEqual(library.vera_registry_drop(registry, slot), 0)
+            self.assertEqual(library.vera_registry_drop(registry, slot), -3)
+        self.assertEqual(forward(registry, ctypes.c_uint64(0), ctypes.byref(batch)), -3)
+        self.assertIn(b"is not held", library.vera_error_message())
+
+    @staticmethod
+    def base_weight(name):
+        folder = os.path.join(FIXTURES, "base", "llama")
+        for file in sorted(os.listdir(folder)):
+            if file.endswith(".safetensors"):
+                tensors = read_tensors(os.path.join(folder, file))
+                if name in tensors:
+                    return tensors[name][2]
+        raise KeyError(name)
 
 
 if __name__ == "__main__":
