@@ -53,7 +53,7 @@ struct apply_result {
     const char *device;          /* "cpu", "cuda" */
     char device_name[128];       /* what the person knows it by, or "" */
     enum math_mode math;         /* as it was computed */
-    const char *fast_bound;      /* where that was fast: how far it is off, one line */
+    const char *fast_bound;      /* where this device's was fast: how far it is off, one line */
     struct apply_report *report; /* in byte order of module; NULL where none was asked for */
     size_t report_count;
     struct apply_report report_total; /* of all modules */

@@ -266,9 +266,11 @@ static int all_finish(struct parting *parting, struct apply_result *out)
         if (err == 0 && !there)
             err = record_damaged(parting, part);
     }
+    enum math_mode math = result.math; /* of any part, not only of this process */
     if (err < 0 || (err = stream_report(&result, &parting->stream)) < 0 ||
         (err = partdir_finish(&parting->dir, parting->options.force)) < 0)
         return err;
+    result.math = math;
     result.bytes_written += parting->made.written;
     result.bytes_cloned += parting->made.cloned;
     result.parts = result.parts_there = parting->parts;

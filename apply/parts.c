@@ -223,9 +223,10 @@ int parts_record_encode(
 {
     int err = buf_printf(
         out,
-        "verastore " RECORD_NOUN " 1\ncounts %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64
+        "verastore " RECORD_NOUN " 1\nmath %s\ncounts %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64
         " %" PRIu64 " %" PRIu64 "\n",
-        result->matched, result->tensors_rewritten, result->tensors_added, result->bytes_written,
+        stream->device.math == MATH_FAST ? "fast" : "exact", result->matched,
+        result->tensors_rewritten, result->tensors_added, result->bytes_written,
         result->bytes_cloned, (uint64_t)(result->seconds * 1e9)
     );
 
@@ -243,6 +244,17 @@ static int numbers_read(uint64_t *out, size_t count, struct text *text, const ch
     for (size_t i = 0; err == 0 && i < count; i++)
         err = text_uint64(&out[i], text);
     return err < 0 ? err : text_line_end(text);
+}
+
+static int math_read(bool *fast, struct text *text)
+{
+    struct bytes word;
+    int err;
+
+    if ((err = text_line(text, "math")) < 0 || (err = text_rest(&word, text)) < 0)
+        return err;
+    *fast = bytes_equal(word, text_bytes("fast"));
+    return *fast || bytes_equal(word, text_bytes("exact")) ? 0 : text_error(text, "is no math");
 }
 
 static int sums_read(struct stream *stream, struct text *text)
@@ -270,15 +282,18 @@ int parts_record_decode(struct apply_result *result, struct stream *stream, stru
 {
     struct text text;
     uint64_t n[6] = {0};
+    bool fast = false;
     int err;
 
-    if ((err = text_init(&text, RECORD_NOUN, record)) < 0 ||
+    if ((err = text_init(&text, RECORD_NOUN, record)) < 0 || (err = math_read(&fast, &text)) < 0 ||
         (err = numbers_read(n, 6, &text, "counts")) < 0)
         return err;
     while (err == 0 && text_more(&text))
         err = sums_read(stream, &text);
     if (err < 0)
         return err;
+    if (fast)
+        result->math = MATH_FAST;
     result->matched += n[0];
     result->tensors_rewritten += n[1];
     result->tensors_added += n[2];

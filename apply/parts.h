@@ -16,6 +16,7 @@
  *   others <bytes written> <bytes cloned>        what the first one wrote beside the shards
  *
  *   verastore part 1
+ *   math exact|fast                              as it was computed: a processor has no fast mode
  *   counts <matched> <rewritten> <added> <bytes written> <bytes cloned> <nanoseconds>
  *   sums <tensor> <count> <unchanged> <nonfinite> <changed> <wanted> <lost> <max>   with a report
  *

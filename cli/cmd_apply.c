@@ -99,7 +99,11 @@ static int applied_say(
 static void math_note(const struct apply_result *result, const struct apply_arguments *arguments)
 {
     if (result->math == MATH_FAST)
-        cli_note("math: fast: %s", result->fast_bound);
+        cli_note(
+            "math: fast: %s", result->fast_bound
+                                  ? result->fast_bound
+                                  : "of some parts, which said how far they may be off"
+        );
     else if (arguments->math && strcmp(arguments->math, "fast") == 0)
         cli_note("math: exact: only a GPU computes in fast mode, and this was the processor");
 }

@@ -65,6 +65,13 @@ class Device(RepositoryTest):
                          "--device", device)
         self.assertEqual(tree(self.path("parts")), tree(self.path("whole")))
 
+    def test_one_fast_part_makes_the_whole_fast(self):
+        for part, device in (("1/2", "cuda"), ("2/2", "cpu")):
+            done = self.on_cuda("apply", "main", "--base", base("llama"), "--out", "parts",
+                                "--part", part, "--device", device, "--math", "fast", "--json")
+            self.assertEqual(done.json["math"], "fast")
+            self.assertIn("math: fast: ", done.err)
+
     def test_auto_takes_it_and_says_so(self):
         done = self.on_cuda("apply", "main", "--base", base("llama"), "--out", "out", "--json")
         self.assertEqual(done.json["device"], "cuda")

@@ -506,8 +506,10 @@ class Again(PartsTest):
     def test_damaged_records_and_plans(self):
         expected = self.whole()
         staging = self.path(".out.vera-parts")
-        for text in ("", "x", "verastore part 1\n", "verastore part 1\ncounts 1 2 3\n",
-                     "verastore part 1\ncounts 1 1 1 1 1 1\nsums 0 1 1 1 1 1 1 1\n"):
+        for text in ("", "x", "verastore part 1\n",
+                     "verastore part 1\nmath quick\ncounts 1 1 1 1 1 1\n",
+                     "verastore part 1\nmath exact\ncounts 1 2 3\n",
+                     "verastore part 1\nmath exact\ncounts 1 1 1 1 1 1\nsums 0 1 1 1 1 1 1 1\n"):
             self.part("1/2")
             with open(os.path.join(staging, "part-1"), "w", encoding="utf-8") as file:
                 file.write(text)
