@@ -4,6 +4,7 @@
  * it; how the work is divided (apply/work.c); what the parts tell each other (apply/parts.c). The
  * program's own processes are in cli/test_parts.py.
  */
+#define _GNU_SOURCE
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -13,6 +14,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <sys/stat.h>
 
 #include "apply/parts.h"
@@ -48,7 +50,21 @@ int __wrap_fsync(int fd)
     return call_due() || fcntl(fd, F_GETFD) < 0 ? -1 : 0;
 }
 WRAP(int, rename, (const char *from, const char *to), (from, to))
-WRAP(int, renameat, (int a, const char *from, int b, const char *to), (a, from, b, to))
+/* What another process does just before a name within the parts is given. */
+static void (*before_renameat)(const char *from);
+
+int __real_renameat(int a, const char *from, int b, const char *to);
+int __wrap_renameat(int a, const char *from, int b, const char *to);
+int __wrap_renameat(int a, const char *from, int b, const char *to)
+{
+    void (*instead)(const char *from) = before_renameat;
+
+    before_renameat = NULL;
+    if (instead)
+        instead(from);
+    return call_due() ? -1 : __real_renameat(a, from, b, to);
+}
+
 WRAP(
     int,
     renameat2,
@@ -208,6 +224,116 @@ static void test_whichever_allocation_fails_the_part_is_run_again(void **state)
     }
 }
 
+/* Races, of two that finish */
+
+#define STAGING ".out.vera-parts"
+#define TAKEN   STAGING "/finishing-aaaaaa"
+
+static int small_fill(void *context, struct buf *plan, struct outdir *tree)
+{
+    (void)context;
+    int err = outdir_write(tree, "new", text_bytes("new"));
+    return err < 0 ? err : buf_append_text(plan, "a plan");
+}
+
+/* Parts of a directory that holds "new", as a process has them open that is about to finish. */
+static void small_open(struct partdir *out, bool force)
+{
+    AUTO_PARTDIR(first);
+
+    assert_int_equal(partdir_open(&first, "out", force), 0);
+    assert_int_equal(first.fd, -1);
+    assert_int_equal(partdir_begin(&first, small_fill, NULL), 0);
+    assert_int_equal(partdir_open(out, "out", force), 0);
+    assert_true(out->fd >= 0);
+}
+
+static void another_takes_the_tree(void)
+{
+    assert_int_equal(rename(STAGING "/tree", TAKEN), 0);
+}
+
+static void another_puts_it_in_its_place(const char *from)
+{
+    (void)from;
+    assert_int_equal(renameat2(AT_FDCWD, TAKEN, AT_FDCWD, "out", RENAME_EXCHANGE), 0);
+}
+
+static void another_output_appears(const char *from)
+{
+    (void)from;
+    put("out/mine", "mine");
+}
+
+static void test_what_was_replaced_is_never_put_back(void **state)
+{
+    (void)state;
+    for (int raced = 0; raced < 2; raced++) {
+        AUTO_PARTDIR(dir);
+        put("out/old", "old");
+        small_open(&dir, true);
+        another_takes_the_tree();
+        if (raced)
+            before_renameat = another_puts_it_in_its_place; /* when the tree is taken from it */
+        else
+            another_puts_it_in_its_place(NULL);
+        assert_int_equal(partdir_finish(&dir, true), 0);
+        assert_null(before_renameat);
+        before_renameat = NULL;
+        assert_true(dir_has("out", "new"));
+        assert_false(dir_has("out", "old"));
+        assert_false(path_exists(STAGING));
+        assert_int_equal(tree_remove("out"), 0);
+    }
+}
+
+static void test_the_tree_is_taken_over_from_one_that_died(void **state)
+{
+    AUTO_PARTDIR(dir);
+
+    (void)state;
+    small_open(&dir, false);
+    another_takes_the_tree();
+    assert_int_equal(partdir_finish(&dir, false), 0);
+    assert_true(dir_has("out", "new"));
+    assert_false(path_exists(STAGING));
+}
+
+static void test_an_output_that_appears_in_the_last_moment_stays(void **state)
+{
+    AUTO_PARTDIR(dir);
+
+    (void)state;
+    small_open(&dir, false);
+    before_renameat = another_output_appears;
+    assert_int_equal(partdir_finish(&dir, false), E_EXISTS);
+    assert_null(before_renameat);
+    assert_true(dir_has("out", "mine"));
+    assert_false(dir_has("out", "new"));
+    assert_true(path_exists(STAGING));
+    assert_int_equal(tree_remove("out"), 0);
+    assert_int_equal(partdir_finish(&dir, false), 0);
+    assert_true(dir_has("out", "new"));
+}
+
+static void test_parts_that_were_removed_take_no_record(void **state)
+{
+    AUTO_PARTDIR(old);
+    AUTO_PARTDIR(next);
+    bool there[2] = {true, true};
+
+    (void)state;
+    small_open(&old, false);
+    assert_int_equal(tree_remove(STAGING), 0);
+    small_open(&next, false);
+    assert_int_equal(partdir_mark(&old, 1, text_bytes("record")), E_NOTFOUND);
+    assert_int_equal(partdir_marked(there, &next, 2), 0);
+    assert_false(there[0] || there[1]);
+    assert_int_equal(partdir_mark(&next, 2, text_bytes("record")), 0);
+    assert_int_equal(partdir_marked(there, &next, 2), 0);
+    assert_true(!there[0] && there[1]);
+}
+
 /* The work */
 
 struct division {
@@ -350,6 +476,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         SCRATCH_TEST(test_whichever_call_fails_the_part_is_run_again),
         SCRATCH_TEST(test_whichever_allocation_fails_the_part_is_run_again),
+        SCRATCH_TEST(test_what_was_replaced_is_never_put_back),
+        SCRATCH_TEST(test_the_tree_is_taken_over_from_one_that_died),
+        SCRATCH_TEST(test_an_output_that_appears_in_the_last_moment_stays),
+        SCRATCH_TEST(test_parts_that_were_removed_take_no_record),
         SCRATCH_TEST(test_pieces_are_all_of_every_file),
         SCRATCH_TEST(test_every_piece_is_one_parts),
         SCRATCH_TEST(test_a_plan_is_read_as_it_was_written),
