@@ -2,20 +2,26 @@
 #include "apply/vera_apply.h"
 
 #include <assert.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "apply/live.h"
+#include "apply/live_socket.h"
 #include "apply/unpacked.h"
 #include "apply/vera_structure.h"
 
 static_assert(VERA_NOTFOUND == (int)E_NOTFOUND && VERA_DEVICE == (int)E_DEVICE, "codes differ");
 static_assert(VERA_BUNDLE_HEADER == BUNDLE_HEADER_BYTES, "headers differ");
 
-/* The model is the live one; the other name belongs to the library's users. */
-static struct live *live_of(struct vera_model *model)
+struct vera_model {
+    struct live *live;
+    pthread_mutex_t mutex; /* of `socket` */
+    struct live_socket *socket;
+};
+
+static struct live *live_of(const struct vera_model *model)
 {
-    return (struct live *)(void *)model;
+    return model->live;
 }
 
 const char *vera_error_message(void)
@@ -41,7 +47,7 @@ const char *vera_version(void)
 int vera_model_new(struct vera_model **out, const struct vera_options *given)
 {
     struct vera_options options = {0};
-    struct live *live = NULL;
+    AUTO_FREE(struct vera_model, model);
     int err = given ? structure_take(&options, sizeof(options), given, sizeof(options)) : 0;
 
     if (err < 0)
@@ -56,14 +62,24 @@ int vera_model_new(struct vera_model **out, const struct vera_options *given)
         .resume = options.resume,
         .context = options.context,
     };
-    if ((err = live_new(&live, &own)) == 0)
-        *out = (struct vera_model *)(void *)live;
-    return err;
+    if (!(model = array_new(1, sizeof(*model))))
+        return error_wrap(E_NOMEM, "live model");
+    if ((err = live_new(&model->live, &own)) < 0)
+        return err;
+    pthread_mutex_init(&model->mutex, NULL);
+    *out = model;
+    model = NULL;
+    return 0;
 }
 
 void vera_model_free(struct vera_model *model)
 {
-    live_free(live_of(model));
+    if (!model)
+        return;
+    live_socket_close(model->socket);
+    live_free(model->live);
+    pthread_mutex_destroy(&model->mutex);
+    free(model);
 }
 
 static int place_make(struct live_place *out, const struct vera_tensor *tensor)
@@ -224,7 +240,7 @@ int vera_bundle_bytes(
     struct bundle_header decoded;
     struct bundle_room room;
 
-    live_room(&room, (const struct live *)(const void *)model);
+    live_room(&room, live_of(model));
     room.part_bytes[BUNDLE_FILES] = bundle_room_any.part_bytes[BUNDLE_FILES];
     room.part_bytes[BUNDLE_MODEL_CONFIG] = bundle_room_any.part_bytes[BUNDLE_MODEL_CONFIG];
     int err = bundle_header_decode(&decoded, (struct bytes){header, bytes}, &room);
@@ -323,4 +339,45 @@ int vera_adapter_tensor(
         .dims = tensor->dims,
     };
     return 0;
+}
+
+/* Listening */
+
+/* Listen at `path`, or, where it is NULL, on `fd`. */
+static int listen_at(struct vera_model *model, const char *path, int fd)
+{
+    int err;
+
+    pthread_mutex_lock(&model->mutex);
+    if (model->socket)
+        err = error_set(E_EXISTS, "the live model listens already");
+    else if (path)
+        err = live_socket_open(&model->socket, model->live, path, NULL);
+    else
+        err = live_socket_open_fd(&model->socket, model->live, fd, NULL);
+    pthread_mutex_unlock(&model->mutex);
+    return err;
+}
+
+int vera_listen(struct vera_model *model, const char *path)
+{
+    return path ? listen_at(model, path, -1) : error_set(E_INVALID, "no path to listen at");
+}
+
+int vera_listen_fd(struct vera_model *model, int fd)
+{
+    return listen_at(model, NULL, fd);
+}
+
+int vera_inherited_fd(int *out, const char *name)
+{
+    return socket_inherited(out, name);
+}
+
+void vera_unlisten(struct vera_model *model)
+{
+    pthread_mutex_lock(&model->mutex);
+    live_socket_close(model->socket);
+    model->socket = NULL;
+    pthread_mutex_unlock(&model->mutex);
 }

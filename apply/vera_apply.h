@@ -7,10 +7,10 @@
  * "vera apply" writes, and after vera_detach() what they were at first. Whatever can fail fails
  * before the first byte is written, and leaves the weights as they were.
  *
- * The library prints nothing, ends no process, and starts threads only while it writes. Any thread
- * may call any function of a model but vera_model_free() at any time; messages of errors are the
- * thread's own. Interface for C, C++ and ctypes: handles are opaque, and structures begin with
- * their size, so that a program and a later library understand each other.
+ * The library prints nothing, ends no process, and has threads of its own only while it writes or
+ * listens. Any thread may call any function of a model but vera_model_free() at any time; messages
+ * of errors are the thread's own. Interface for C, C++ and ctypes: handles are opaque, and
+ * structures begin with their size, so that a program and a later library understand each other.
  *
  * vera_apply(3) is the manual, docs/examples/live.c a whole program.
  */
@@ -34,6 +34,7 @@ extern "C" {
 enum vera_code {
     VERA_OK = 0,
     VERA_NOTFOUND = -1,    /* no such directory or file */
+    VERA_EXISTS = -2,      /* something is there already */
     VERA_INVALID = -3,     /* an argument, or an adapter that does not fit these weights */
     VERA_CORRUPT = -4,     /* bytes that are damaged */
     VERA_CONFLICT = -5,    /* another base model; the program did not stop for the swap */
@@ -164,6 +165,32 @@ VERA_PUBLIC int vera_status(struct vera_model *model, struct vera_state *out);
    neither; one that wants no request to wait keeps two models and swaps the one that is idle. */
 VERA_PUBLIC void vera_read_begin(struct vera_model *model);
 VERA_PUBLIC void vera_read_end(struct vera_model *model);
+
+/*
+ * Let "vera swap REV --socket PATH" change the adapter. Two threads of the library's own answer, so
+ * that `pause` and `resume` are called in one of them; the signals of the program stay away from
+ * them. Nobody but processes of the user that this one belongs to (root's neither) is listened to,
+ * and none of them can make the model wait, or take more memory than a bundle that fits it. The
+ * model must be sealed. One socket a model: VERA_EXISTS.
+ */
+
+/* In a file that only this user may open. What a server that died left there is replaced;
+   VERA_EXISTS where another one listens, or where there is anything else. The file is removed by
+   vera_unlisten() and vera_model_free(). */
+VERA_PUBLIC int vera_listen(struct vera_model *model, const char *path);
+
+/* On a unix stream socket that listens already. It is the library's from here on, unless this
+   fails: VERA_INVALID. */
+VERA_PUBLIC int vera_listen_fd(struct vera_model *model, int fd);
+
+/* The listening socket that this process was started with, as systemd hands it over (LISTEN_PID,
+   LISTEN_FDS, LISTEN_FDNAMES): the one of that name, or with NULL the first. For vera_listen_fd();
+   it is taken once. VERA_NOTFOUND: it was started with none. */
+VERA_PUBLIC int vera_inherited_fd(int *out, const char *name);
+
+/* Returns once the swap that runs has ended, so not between vera_read_begin() and vera_read_end().
+   Who does not listen: nothing. */
+VERA_PUBLIC void vera_unlisten(struct vera_model *model);
 
 /* A bundle's first so many bytes tell how long it is. */
 #define VERA_BUNDLE_HEADER 152

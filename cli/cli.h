@@ -98,8 +98,8 @@ extern const struct command command_apply, command_basis, command_branch, comman
     command_clone, command_commit, command_completion, command_diff, command_export, command_fetch,
     command_fsck, command_gc, command_help, command_init, command_log, command_merge, command_prune,
     command_publish, command_pull, command_push, command_query, command_reindex, command_remote,
-    command_reset, command_revert, command_show, command_stats, command_switch, command_tag,
-    command_verify;
+    command_reset, command_revert, command_show, command_stats, command_swap, command_switch,
+    command_tag, command_verify;
 
 /* An error in how the command was called: exit status 2, "INVALID" in JSON, and a hint to the
    command's --help where no other was given. Returns CLI_USAGE, which passes up like any code. */

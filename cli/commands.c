@@ -14,6 +14,7 @@ const struct command *const commands[] = {
     &command_publish,
     &command_apply,
     &command_verify,
+    &command_swap,
     &command_branch,
     &command_switch,
     &command_tag,
