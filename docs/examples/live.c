@@ -4,6 +4,8 @@
  *
  *   cc live.c $(pkg-config --cflags --libs vera_apply) -lm -o live
  *   ./live ADAPTER…
+ *   ./live listen PATH     then "vera swap REV --socket PATH"; each line of its input is a request.
+ *   ./live listen          the same on a socket that it inherits, as systemd starts it
  */
 #include <math.h>
 #include <stdio.h>
@@ -130,14 +132,38 @@ static void swap(struct vera_model *model, const char *path, struct vera_state *
     free(bundle);
 }
 
+/* Serve: whoever runs "vera swap" changes the adapter between two requests. */
+static void serve(struct vera_model *model, const char *path, struct vera_state *state)
+{
+    char line[256];
+    int fd;
+
+    if (path) {
+        check(vera_listen(model, path));
+    } else {
+        check(vera_inherited_fd(&fd, NULL));
+        check(vera_listen_fd(model, fd));
+    }
+    while (fgets(line, sizeof(line), stdin)) {
+        check(vera_status(model, state));
+        say(model, state);
+        fflush(stdout);
+    }
+    vera_unlisten(model);
+}
+
 int main(int argc, char **argv)
 {
     struct vera_model *model = model_make();
     struct vera_state state = {.size = sizeof(state)};
+    int listens = argc > 1 && strcmp(argv[1], "listen") == 0;
 
     check(vera_status(model, &state));
     say(model, &state);
-    for (int i = 1; i < argc; i++) {
+    fflush(stdout);
+    if (listens)
+        serve(model, argv[2], &state);
+    for (int i = 1; i < argc && !listens; i++) {
         swap(model, argv[i], &state);
         say(model, &state);
     }

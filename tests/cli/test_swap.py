@@ -21,6 +21,7 @@ from harness import (PATIENCE, RepositoryTest, Result, VERA, adapter, base, deco
                      write_tensors)
 
 SERVER = os.environ["SWAP_SERVER"]
+EXAMPLE = os.environ["EXAMPLE"]
 STATUS, SWAP, DETACH = 1, 2, 3
 CODES = ["", "NOTFOUND", "EXISTS", "INVALID", "CORRUPT", "CONFLICT", "LIMIT", "UNSUPPORTED", "IO",
          "NOMEM", "DEVICE"]
@@ -530,6 +531,57 @@ class Files(SwapTest):
                    hint="sudo")
         self.fails("swap", "main", "--socket", theirs.path, code="IO", says=f"user {NOBODY}")
         self.assertEqual(theirs.end(), 0)
+
+
+class Example(SwapTest):
+    """The program that the guide shows, with the public functions alone."""
+
+    def example(self, *arguments, **kwargs):
+        process = subprocess.Popen([EXAMPLE, "listen", *arguments], cwd=self.dir, env=self.env,
+                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **kwargs)
+        self.addCleanup(process.stdout.close)
+        self.addCleanup(process.communicate)
+        self.assertEqual(process.stdout.readline(), "epoch 0: no adapter, norm of the weights 0.000000\n")
+        return process
+
+    def request(self, process):
+        process.stdin.write("\n")
+        process.stdin.flush()
+        return process.stdout.readline().rstrip()
+
+    def check(self, process, path):
+        norms = set()
+        for epoch, name in enumerate(["gpt2/step-040", "gpt2/step-010", "gpt2/step-040"], 1):
+            state = self.vera("swap", adapter(name), "--socket", path, "--json").json
+            line = self.request(process)
+            self.assertRegex(line, f"^epoch {epoch}: {state['snapshot'][7:19]}, norm of the weights 0\\.[0-9]*[1-9]")
+            norms.add(line.split()[-1])
+        self.assertEqual(len(norms), 2)
+        self.fails("swap", adapter("bert/step-040"), "--socket", path, says="matched 0 of")
+        self.assertEqual(self.request(process), line)
+        self.vera("swap", "--detach", "--socket", path)
+        self.assertEqual(self.request(process), "epoch 4: no adapter, norm of the weights 0.000000")
+        process.communicate(timeout=PATIENCE)
+        self.assertEqual(process.returncode, 0)
+
+    def test_it_listens_at_a_path(self):
+        process = self.example("s")
+        self.check(process, "s")
+        self.assertEqual(os.listdir(self.dir), [".vera"])
+
+    def test_it_listens_on_what_it_inherits(self):
+        with socket.socket(socket.AF_UNIX) as one:
+            one.bind(self.path("s"))
+            one.listen()
+
+            def hand_over():
+                os.dup2(one.fileno(), 20)
+                os.dup2(20, 3)
+                os.environ.update(self.env, LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
+                os.execv(EXAMPLE, [EXAMPLE, "listen"])
+
+            process = self.example(preexec_fn=hand_over, close_fds=False)
+            self.check(process, "s")
 
 
 class Hostile(SwapTest):

@@ -6,6 +6,7 @@ divide into (see fuzz_frame.c), as far as these are small enough for it.
 """
 import json
 import os
+import struct
 import subprocess
 import sys
 import tempfile
@@ -40,6 +41,15 @@ def vectors(layout):
     return bytes([len(text) // 2]) + text
 
 
+def request_of(bundle):
+    """As fuzz_control.c takes it: a swap to the bundle, as if it were a bare one."""
+    lengths = list(struct.unpack("<10Q", bundle[8:88]))
+    lengths[5] = lengths[9] = 0
+    head = bundle[:5] + b"\0" + bundle[6:8] + struct.pack("<10Q", *lengths) + bundle[88:152]
+    length = struct.pack("<Q", 152 + sum(lengths))
+    return b"\0\1VSRQ\1\2\0\0" + length + head + bundle[152:152 + sum(lengths)]
+
+
 def main(vera, fixtures, out):
     with tempfile.TemporaryDirectory() as scratch:
         subprocess.run([vera, "init", scratch], check=True, capture_output=True)
@@ -60,6 +70,7 @@ def main(vera, fixtures, out):
                 bundle = subprocess.run([vera, "-C", scratch, "export", series, "-", "--as", "bundle"],
                                         capture_output=True, check=True).stdout
                 put(out, "bundle", name, bundle[:88] + bundle[152:])  # see fuzz_bundle.c
+                put(out, "control", name, request_of(bundle))
                 for text in TEXTS:
                     put(out, "manifest", f"{name}-{text.replace('/', '-')}",
                         git(repository, "cat-file", "blob", f"{series}:{text}"))

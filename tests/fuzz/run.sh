@@ -26,7 +26,7 @@ if [ ! -f "$build/build.ninja" ]; then
         -Dbuildtype=debugoptimized -Db_lundef=false -Dfuzz=true -Db_sanitize=address,undefined \
         -Dc_args=-fsanitize=fuzzer-no-link
 fi
-quietly "Building" ninja -C "$build" cli/vera tests/fuzz/fuzz_bundle tests/fuzz/fuzz_frame \
+quietly "Building" ninja -C "$build" cli/vera tests/fuzz/fuzz_bundle tests/fuzz/fuzz_control tests/fuzz/fuzz_frame \
     tests/fuzz/fuzz_json tests/fuzz/fuzz_manifest tests/fuzz/fuzz_safetensors
 export ASAN_OPTIONS="detect_leaks=0:allocator_may_return_null=1"
 quietly "Making seeds" python3 "$top/tests/fuzz/corpus.py" "$build/cli/vera" \
@@ -35,7 +35,7 @@ quietly "Making seeds" python3 "$top/tests/fuzz/corpus.py" "$build/cli/vera" \
 export ASAN_OPTIONS="detect_leaks=1:allocator_may_return_null=1"
 export UBSAN_OPTIONS="print_stacktrace=1:halt_on_error=1"
 passed=0 failed=0
-for noun in bundle frame json manifest safetensors; do
+for noun in bundle control frame json manifest safetensors; do
     mkdir -p "$build/found/$noun"
     log=$build/fuzz-$noun.log
     if "$build/tests/fuzz/fuzz_$noun" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=1024 \
