@@ -271,6 +271,14 @@ static bool peer_accept(struct live_socket *own)
     return true;
 }
 
+static int milliseconds(uint64_t until, uint64_t now)
+{
+    uint64_t left = until > now ? until - now : 0;
+    int for_ever = -1;
+
+    return until == UINT64_MAX ? for_ever : left < 60000 ? (int)left : 60000;
+}
+
 /* What to wait for; returns how long at most, in milliseconds. */
 static int wait_prepare(struct live_socket *own)
 {
@@ -294,10 +302,7 @@ static int wait_prepare(struct live_socket *own)
         uint64_t own_until = live_peer_until(peer, &rules);
         until = own_until < until ? own_until : until;
     }
-    if (until == UINT64_MAX)
-        return -1;
-    uint64_t left = until > rules.now_ms ? until - rules.now_ms : 0;
-    return left < 60000 ? (int)left : 60000;
+    return milliseconds(until, rules.now_ms);
 }
 
 static bool is_stopping(struct live_socket *own)

@@ -35,6 +35,7 @@ COMMANDS = {
     "revert": ("REV", "--base"),
     "cherry-pick": ("REV", "--base"),
     "apply": ("REV[:W]...", "--base --out --device --math --threads --dry-run --report"),
+    "swap": ("[REV]", "--socket --detach --status --timeout"),
     "verify": ("DIR", "--rev --base"),
     "basis": ("[list|show|verify [ID]]", ""),
     "stats": ("", ""),
@@ -297,7 +298,7 @@ class Completion(VeraTest):
         self.assertEqual(sorted(self.ask_bash("")), sorted(COMMANDS))
         self.assertEqual(self.ask_bash("comm"), ["commit"])
         self.assertEqual(self.ask_bash("-C", "x", "comm"), ["commit"])
-        self.assertEqual(self.ask_bash("help", "sw"), ["switch"])
+        self.assertEqual(self.ask_bash("help", "swi"), ["switch"])
         self.assertEqual(self.ask_bash("completion", "z"), ["zsh"])
         self.assertEqual(self.ask_bash("completion", "zsh", ""), [])
         self.assertEqual(self.ask_bash("commit", "some"), ["some dir"])

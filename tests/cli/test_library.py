@@ -286,7 +286,7 @@ class Library(VeraTest):
         declared = {word.lstrip("*") for word in words if word.lstrip("*").startswith("vera_")}
         functions = {name for name in names if name != "VERA_APPLY_1"}
         self.assertTrue(functions <= declared, functions - declared)
-        self.assertEqual(len(functions), 30)
+        self.assertEqual(len(functions), 34)
 
     def example(self, program, env=None):
         return subprocess.run([program, adapter("gpt2/step-040"), adapter("gpt2/step-010")],
