@@ -34,7 +34,7 @@ static int open_cuda(struct device *out, enum math_mode math)
 
 int device_open(struct device *out, enum device_kind kind, enum math_mode math)
 {
-    if (kind != DEVICE_CPU) {
+    if (kind == DEVICE_CUDA || (kind == DEVICE_AUTO && backend_cuda_may_work())) {
         int err = open_cuda(out, math);
         if (err == 0 || kind == DEVICE_CUDA)
             return err;

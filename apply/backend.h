@@ -92,6 +92,9 @@ extern const struct backend backend_cpu;
    none, or it is of another version. */
 MUST_CHECK int backend_cuda(const struct backend **out);
 
+/* Is it worth loading: is NVIDIA's driver here, or a module named in the environment? */
+bool backend_cuda_may_work(void);
+
 /* An open device. */
 struct device {
     const struct backend *backend;

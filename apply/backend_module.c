@@ -13,6 +13,7 @@
 
 #define MODULE_NAME     "vera_cuda.so"
 #define MODULE_VARIABLE "VERA_CUDA_MODULE"
+#define DRIVER_NAME     "libcuda.so.1"
 
 static int missing(int err)
 {
@@ -73,6 +74,15 @@ static int module_enter(const struct backend **out, void *module, const char *pa
         );
     *out = backend;
     return 0;
+}
+
+/* The module takes some ten milliseconds to load, the driver's library, where it is missing, none.
+   A module that somebody named may do without. */
+bool backend_cuda_may_work(void)
+{
+    const char *named = getenv(MODULE_VARIABLE);
+
+    return (named && named[0]) || dlopen(DRIVER_NAME, RTLD_LAZY | RTLD_LOCAL);
 }
 
 int backend_cuda(const struct backend **out)

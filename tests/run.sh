@@ -49,7 +49,9 @@ fi
 # The caller's git and vera settings must not reach the tests.
 unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_OBJECT_DIRECTORY VERA_REPO VERA_CPU VERA_CUDA_MODULE VERA_TOKEN VERA_RETRIES
 export LC_ALL=C.UTF-8
-build=$top/build-tests type=release slower=1
+build=$top/build-tests type=release slower=1 cuda=auto
+# No sanitizer looks into what nvcc makes.
+[ "$sanitize" = none ] || cuda=disabled
 if [ "$sanitize" = thread ]; then
     build=$top/build-threads type=debugoptimized slower=10
     export TSAN_OPTIONS="halt_on_error=1"
@@ -85,11 +87,11 @@ if [ -f "$build/build.ninja" ]; then
 fi
 # shellcheck disable=SC2086  # $again is one word or none
 quietly "Configuring ${build##*/}" meson setup $again "$build" "$top" -Dbuildtype=$type \
-    -Dwerror=$werror -Db_sanitize=$sanitize -Db_lundef=false
+    -Dwerror=$werror -Dcuda=$cuda -Db_sanitize=$sanitize -Db_lundef=false
 quietly "Building" ninja -C "$build"
 if [ -e "$build/cli/vera_cuda.so" ]; then
     echo "  the CUDA module compiles here, with nvcc"
-else
+elif [ $cuda = auto ]; then
     echo "  no nvcc here: the CUDA module is compiled for the emulated device only"
 fi
 
