@@ -4,7 +4,7 @@ set -eu
 
 usage() {
     cat <<'USAGE'
-Usage: sh tests/bench/run.sh [--quick] [basis] [frames] [commit] [kernel] [apply] [model] [swap] [algebra] [diff]
+Usage: sh tests/bench/run.sh [--quick] [basis] [frames] [commit] [kernel] [apply] [model] [swap] [batch] [algebra] [diff]
                               [pull] [scale] [check] [llama]
 
   --quick   3 runs of each instead of 11: to see that it works, not to quote
@@ -17,6 +17,7 @@ Usage: sh tests/bench/run.sh [--quick] [basis] [frames] [commit] [kernel] [apply
   apply     vera apply against PEFT: load, merge_and_unload, save
   model     vera apply onto a base of Llama-3-8B's shape (16 GB, made here and deleted) against cp and PEFT
             (BENCH_LAYERS="8" for less, BENCH_SCRATCH=DIR for another file system)
+  batch     batches whose rows use different adapters, beside PEFT, and from a registry of 20,000
   swap      swaps of MiniLM's adapter in a running model, beside the kernel alone; memory over 10,000 of them
   algebra   norms, spectra and merges of adapters of MiniLM's and of Llama-3-8B's size
   diff      vera diff and show --spectrum of the same sizes: whole processes, their memory
@@ -39,12 +40,12 @@ while [ $# -gt 0 ]; do
     case $1 in
     --quick) runs=3 ;;
     -h | --help) usage && exit 0 ;;
-    basis | frames | commit | large | kernel | apply | model | swap | algebra | diff | pull | scale | check | llama) benches="${benches:-} $1" ;;
+    basis | frames | commit | large | kernel | apply | model | swap | batch | algebra | diff | pull | scale | check | llama) benches="${benches:-} $1" ;;
     *) usage >&2 && exit 2 ;;
     esac
     shift
 done
-benches=${benches:-basis frames commit large kernel apply swap algebra diff pull}
+benches=${benches:-basis frames commit large kernel apply swap batch algebra diff pull}
 
 wanted() {
     case " $benches " in *" $1 "*) true ;; *) false ;; esac
@@ -58,14 +59,15 @@ sh "$top/docs/install.sh" build
 build=$top/build-bench
 [ -f "$build/build.ninja" ] || meson setup "$build" "$top" >&2
 ninja -C "$build" cli/vera tests/bench/bench_machine tests/bench/bench_frames \
-    tests/bench/bench_algebra tests/bench/bench_kernel tests/bench/bench_swap >&2
+    tests/bench/bench_algebra tests/bench/bench_kernel tests/bench/bench_swap \
+    tests/bench/bench_batch apply/libvera_apply.so.1.0.0 >&2
 
 # The caller's settings must not reach what is measured.
 unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_OBJECT_DIRECTORY VERA_REPO VERA_CPU VERA_TOKEN VERA_RETRIES
 unset OPENBLAS_CORETYPE OPENBLAS_L2_SIZE
 export LC_ALL=C.UTF-8 HF_HUB_OFFLINE=1 PYTHONDONTWRITEBYTECODE=1
 
-if wanted basis || wanted apply || wanted model || wanted check || wanted llama; then
+if wanted basis || wanted apply || wanted batch || wanted model || wanted check || wanted llama; then
     sh "$here/setup.sh" torch || note "torch and PEFT cannot be had here: measuring without them"
 fi
 if wanted llama; then
@@ -87,6 +89,11 @@ case $benches in
 esac
 for bench in $benches; do
     case $bench in
+    batch)
+        "$build/tests/bench/bench_batch" "$top/tests/fixtures" \
+            "$([ "$runs" = 3 ] && echo 2000 || echo 20000)" "$([ "$runs" = 3 ] && echo 21 || echo 201)"
+        "$python" -W ignore "$here/bench_batch.py"
+        ;;
     swap) "$build/tests/bench/bench_swap" "$top/tests/fixtures" "$runs" $([ "$runs" = 3 ] && echo 300 || echo 10000) ;;
     algebra | kernel) "$build/tests/bench/bench_$bench" ;;
     check)
