@@ -4,8 +4,8 @@ set -eu
 
 usage() {
     cat <<'USAGE'
-Usage: sh tests/bench/run.sh [--quick] [basis] [frames] [commit] [kernel] [apply] [model] [swap] [batch] [algebra] [diff]
-                              [pull] [scale] [check] [llama]
+Usage: sh tests/bench/run.sh [--quick] [basis] [frames] [commit] [kernel] [apply] [model] [swap] [batch] [algebra]
+                              [diff] [pull] [scale] [check] [llama]
 
   --quick   3 runs of each instead of 11: to see that it works, not to quote
 
@@ -17,8 +17,8 @@ Usage: sh tests/bench/run.sh [--quick] [basis] [frames] [commit] [kernel] [apply
   apply     vera apply against PEFT: load, merge_and_unload, save
   model     vera apply onto a base of Llama-3-8B's shape (16 GB, made here and deleted) against cp and PEFT
             (BENCH_LAYERS="8" for less, BENCH_SCRATCH=DIR for another file system)
-  batch     batches whose rows use different adapters, beside PEFT, and from a registry of 20,000
   swap      swaps of MiniLM's adapter in a running model, beside the kernel alone; memory over 10,000 of them
+  batch     batches whose rows use different adapters, beside PEFT, and from a registry of 20,000
   algebra   norms, spectra and merges of adapters of MiniLM's and of Llama-3-8B's size
   diff      vera diff and show --spectrum of the same sizes: whole processes, their memory
   pull      one new version from another machine, beside rsync and git-lfs: bytes and time
@@ -40,7 +40,9 @@ while [ $# -gt 0 ]; do
     case $1 in
     --quick) runs=3 ;;
     -h | --help) usage && exit 0 ;;
-    basis | frames | commit | large | kernel | apply | model | swap | batch | algebra | diff | pull | scale | check | llama) benches="${benches:-} $1" ;;
+    basis | frames | commit | large | kernel | apply | model | swap | batch | algebra | diff | pull | scale | check | llama)
+        benches="${benches:-} $1"
+        ;;
     *) usage >&2 && exit 2 ;;
     esac
     shift
@@ -89,12 +91,12 @@ case $benches in
 esac
 for bench in $benches; do
     case $bench in
+    swap) "$build/tests/bench/bench_swap" "$top/tests/fixtures" "$runs" $([ "$runs" = 3 ] && echo 300 || echo 10000) ;;
     batch)
         "$build/tests/bench/bench_batch" "$top/tests/fixtures" \
             "$([ "$runs" = 3 ] && echo 2000 || echo 20000)" "$([ "$runs" = 3 ] && echo 21 || echo 201)"
         "$python" -W ignore "$here/bench_batch.py"
         ;;
-    swap) "$build/tests/bench/bench_swap" "$top/tests/fixtures" "$runs" $([ "$runs" = 3 ] && echo 300 || echo 10000) ;;
     algebra | kernel) "$build/tests/bench/bench_$bench" ;;
     check)
         "$python" "$here/check_minilm.py"
