@@ -107,10 +107,13 @@ class Live(Handle):
         self.tied = tied
         self.left_out = left_out
 
-    def _change(self, function: str, *arguments: Any) -> State:
+    def _check_not_reading(self) -> None:
         if getattr(self._thread, "depth", 0):
             raise Invalid("a thread that reads the weights would wait for itself",
                           "swap outside of reading() and of the model's forward()")
+
+    def _change(self, function: str, *arguments: Any) -> State:
+        self._check_not_reading()
         state = _library.State()
         with self._using(), self._stops.listening():
             self._lib.call(function, self._handle, *arguments, ctypes.byref(state))
@@ -145,6 +148,33 @@ class Live(Handle):
         with self._using():
             self._lib.call("vera_status", self._handle, ctypes.byref(state))
         return _state(state)
+
+    # The socket
+
+    def listen(self, path: "os.PathLike[str] | str") -> None:
+        """Let `vera swap REV --socket PATH` change the adapter, from processes of this user (and root). `pause` and
+        `resume` are then called in a thread of the library's. What a server that died left at `path` is replaced; the
+        file goes with unlisten() and close()."""
+        with self._using():
+            self._lib.call("vera_listen", self._handle, file_name(path))
+
+    def listen_fd(self, descriptor: int) -> None:
+        """The same on a unix stream socket that listens already; it is the model's from here on."""
+        with self._using():
+            self._lib.call("vera_listen_fd", self._handle, descriptor)
+
+    def listen_inherited(self, name: Optional[str] = None) -> None:
+        """The same on the socket that this process was started with, as systemd hands it over: the one of that name,
+        or the first. NotFound where it was started with none."""
+        descriptor = ctypes.c_int()
+        self._lib.call("vera_inherited_fd", ctypes.byref(descriptor), None if name is None else name.encode())
+        self.listen_fd(descriptor.value)
+
+    def unlisten(self) -> None:
+        """Listen no more; returns once a swap that runs has ended."""
+        self._check_not_reading()
+        with self._using():
+            self._lib.lib.vera_unlisten(self._handle)
 
     # Reading
 

@@ -25,7 +25,8 @@ Usage: sh tests/bench/run.sh [--quick] [basis] [frames] [commit] [kernel] [apply
   scale     repositories of up to 10,000 versions on 1,000 branches: times, sizes, and what holds for every
             version (BENCH_SCALE="10 1000" for other sizes)
   check     no benchmark: is what vera apply makes of a real model what PEFT and Transformers expect, and does a LoRA
-            that it exports compute in PEFT what the VeRA adapter does?
+            that it exports compute in PEFT what the VeRA adapter does? Does the Python package agree with torch and
+            PEFT: swaps (and for contrast the drift of PEFT's merge and unmerge), loading, mixed batches?
   llama     no benchmark: does llama.cpp, built from its source (9 minutes), compute it with a GGUF that it exports?
 
 All but model, scale, check and llama where none is named. torch, PEFT and Transformers (6 GB) go into tests/bench/.venv, the base
@@ -101,6 +102,7 @@ for bench in $benches; do
     check)
         "$python" "$here/check_minilm.py"
         "$python" "$here/check_exports.py" peft
+        "$python" "$here/check_python.py"
         ;;
     llama) "$python" "$here/check_exports.py" llama ;;
     *) "$python" "$here/bench_$bench.py" ;;

@@ -3,6 +3,7 @@ writes, and the base's bits are back after detach()."""
 import hashlib
 import os
 import random
+import socket
 import subprocess
 import threading
 import unittest
@@ -279,6 +280,61 @@ class Readers(PackageTest):
         _, live = self.live(resume=resume)
         self.assertRaises(KeyError, live.swap, Path(adapter("gpt2/step-040")))
         self.assertEqual(live.status().epoch, 1)
+
+
+class Listening(PackageTest):
+    def listening(self, **options):
+        model = raw_model("gpt2")
+        live = verastore.attach(model, base=base("gpt2"), **options)
+        self.addCleanup(live.close)
+        live.listen(self.path("socket"))
+        return model, live
+
+    def test_vera_swaps_the_model_of_a_process_that_listens(self):
+        order = []
+        model, live = self.listening(pause=lambda: order.append("pause"), resume=lambda: order.append("resume"))
+        before, wanted = raw_bytes(model), self.applied("gpt2/step-040", "gpt2")
+        told = self.vera("swap", adapter("gpt2/step-040"), "--socket", "socket", "--json").json
+        self.assertEqual(raw_bytes(model), wanted)
+        self.assertEqual((told["epoch"], told["snapshot"]), (1, live.status().snapshot))
+        self.assertEqual(order, ["pause", "resume"])
+        self.vera("swap", "--detach", "--socket", "socket")
+        self.assertEqual(raw_bytes(model), before)
+        live.unlisten()
+        self.assertFalse(os.path.exists(self.path("socket")))
+        live.unlisten()
+
+    def test_what_pause_raises_ends_the_swap_of_a_client_too(self):
+        def pause():
+            raise RuntimeError("not now")
+        model, live = self.listening(pause=pause)
+        before = raw_bytes(model)
+        with self.assertLogs("verastore", "ERROR"):
+            failed = self.vera("swap", adapter("gpt2/step-040"), "--socket", "socket", "--json", code=1)
+        self.assertEqual(failed.json["error"]["code"], "CONFLICT")
+        self.assertEqual(raw_bytes(model), before)
+        self.assertEqual(live.status().epoch, 0)
+
+    def test_one_socket_a_model_and_close_removes_it(self):
+        _, live = self.listening()
+        self.fails(verastore.Exists, "", live.listen, self.path("other"))
+        with live.reading():
+            self.fails(verastore.Invalid, "would wait for itself", live.unlisten)
+        live.close()
+        self.assertFalse(os.path.exists(self.path("socket")))
+
+    def test_a_socket_can_be_handed_over(self):
+        with verastore.attach(raw_model("gpt2"), base=base("gpt2")) as live:
+            self.fails(verastore.NotFound, "", live.listen_inherited)
+            given = socket.socket(socket.AF_UNIX)
+            given.bind(self.path("given"))
+            given.listen()
+            live.listen_fd(given.detach())
+            self.assertEqual(self.vera("swap", "--status", "--socket", "given", "--json").json["epoch"], 0)
+            pair = socket.socketpair()
+            self.addCleanup(lambda: [end.close() for end in pair])
+        with verastore.attach(raw_model("gpt2"), base=base("gpt2")) as live:
+            self.fails(verastore.Invalid, "", live.listen_fd, pair[0].fileno())
 
 
 if __name__ == "__main__":

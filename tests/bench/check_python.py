@@ -1,0 +1,320 @@
+"""The Python package with torch, PEFT and Transformers, on the real all-MiniLM-L6-v2 and on the fixtures' models.
+
+    sh tests/bench/run.sh check
+
+Swaps in a live model against `vera apply` and PEFT; adapters read straight into PEFT against PEFT's own reading; one
+batch of many adapters against PEFT row by row. For contrast, in the same run: what PEFT's merge and unmerge leave of the
+weights after 100 cycles.
+"""
+import os
+import subprocess
+import sys
+import threading
+import warnings
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from common import BUILD, FIXTURES, HERE, MINILM, VERA, remove, scratch
+
+os.environ["VERA"] = str(VERA)
+os.environ["VERA_LIBRARY"] = str(BUILD / "apply/libvera_apply.so.1")
+sys.path.insert(0, str(HERE.parent.parent / "python"))
+
+import torch
+import transformers
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+import verastore
+
+LANGUAGE, CLASSIFIER = AutoModelForCausalLM, AutoModelForSequenceClassification
+ADAPTERS = FIXTURES / "adapter"
+TOKENS = torch.randint(0, 256, (1, 24), generator=torch.Generator().manual_seed(3))
+MODELS = [("llama/step-120", FIXTURES / "base/llama", LANGUAGE),
+          ("llama-vectors-only", FIXTURES / "base/llama", LANGUAGE),
+          ("llama-half/step-030", FIXTURES / "base/llama-half", LANGUAGE),
+          ("llama-half-vectors", FIXTURES / "base/llama-half", LANGUAGE),
+          ("gpt2/step-040", FIXTURES / "base/gpt2", LANGUAGE),
+          ("bert/step-040", FIXTURES / "base/bert", CLASSIFIER),
+          ("minilm/step-320", MINILM, CLASSIFIER)]
+TENANTS = [f"minilm/step-{step:03}" for step in range(200, 330, 10)] + [
+    f"minilm-tenant-{tenant}/step-{step:03}" for tenant in (0, 1) for step in (0, 10, 20, 30, 40)]
+
+
+def claim(text, holds):
+    print(f"{'ok  ' if holds else 'FAIL'}  {text}", flush=True)
+    claim.failed += not holds
+
+
+claim.failed = 0
+
+
+def model_of(kind, base):
+    extra = {"num_labels": 3} if kind is CLASSIFIER else {}
+    torch.manual_seed(5)  # a classifier that the checkpoint lacks is drawn
+    return kind.from_pretrained(base, dtype="auto", **extra).eval()
+
+
+def logits(model, tokens=TOKENS):
+    with torch.no_grad():
+        return model(input_ids=tokens).logits.float()
+
+
+def distance(ours, theirs):
+    return float((ours - theirs).abs().max() / theirs.abs().max())
+
+
+def bits(tensor):
+    return tensor.detach().contiguous().view(torch.uint8)
+
+
+def weights_of(model):
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def same(ours, theirs):
+    return all(torch.equal(bits(ours[name]), bits(theirs[name])) for name in theirs)
+
+
+def applied(where, name, base):
+    out = where / name.replace("/", "-")
+    subprocess.run([VERA, "apply", ADAPTERS / name, "--base", base, "--out", out], check=True, capture_output=True)
+    found = {}
+    for file in out.glob("*.safetensors"):
+        found.update(load_file(file))
+    return found
+
+
+def fits(name, there):
+    """A parameter's name as the checkpoint has it."""
+    return name if name in there else name.partition(".")[2]
+
+
+def check_swaps(where):
+    """100 swaps of MiniLM: after each the bits of vera apply, at the end the base's; each adapter's logits PEFT's."""
+    model = model_of(CLASSIFIER, MINILM)
+    before, chosen = weights_of(model), torch.Generator().manual_seed(1)
+    written = {name: applied(where, name, MINILM) for name in TENANTS[::4]}
+    with verastore.attach(model, base=MINILM) as live:
+        equal = 0
+        for _ in range(100):
+            name = list(written)[int(torch.randint(len(written), (1,), generator=chosen))]
+            live.swap(ADAPTERS / name)
+            ours = {fits(key, written[name]): value for key, value in model.named_parameters()}
+            equal += same(ours, {key: written[name][key] for key in ours})
+        claim(f"{equal} of 100 swaps of {len(written)} adapters gave the bits of vera apply", equal == 100)
+        worst = 0.0
+        for name in written:
+            live.swap(ADAPTERS / name)
+            theirs = logits(PeftModel.from_pretrained(model_of(CLASSIFIER, MINILM), ADAPTERS / name).eval())
+            worst = max(worst, distance(logits(model), theirs))
+        claim(f"logits are {worst:.1e} of the largest from PEFT's, of 1e-05 allowed", worst <= 1e-5)
+        live.detach()
+        claim(f"detached, all {len(before)} parameters have the base's bits", same(dict(model.named_parameters()), before))
+    return model, before
+
+
+def check_drift(before):
+    """What PEFT's own way leaves: merge into the weights, take out again, 100 times."""
+    model = PeftModel.from_pretrained(model_of(CLASSIFIER, MINILM), ADAPTERS / "minilm/step-320").eval()
+    for _ in range(100):
+        model.merge_adapter()
+        model.unmerge_adapter()
+    changed = total = 0
+    worst = 0.0
+    for name, weight in model.named_parameters():
+        key = name.removeprefix("base_model.model.").replace(".base_layer", "")
+        if key in before and ".base_layer.weight" in name:
+            changed += int((weight != before[key]).sum())
+            total += weight.numel()
+            worst = max(worst, float((weight - before[key]).norm() / before[key].norm()))
+    print(f"      for contrast, PEFT's merge and unmerge, 100 cycles: {changed / total:.1%} of {total / 1e6:.1f} M weights "
+          f"changed, {worst:.1e} of a weight's norm; swap and detach: 0")
+    claim("PEFT's merge and unmerge leave other weights", changed > 0)
+
+
+def check_models():
+    """Every kind of model: attach and swap, and PEFT's logits; then the adapter into PEFT without files."""
+    for name, base, kind in MODELS:
+        model = model_of(kind, base)
+        theirs = PeftModel.from_pretrained(model_of(kind, base), ADAPTERS / name).eval()
+        with verastore.attach(model, base=base) as live:
+            plain = logits(model)
+            live.swap(ADAPTERS / name)
+            far, without = distance(logits(model), logits(theirs)), distance(plain, logits(theirs))
+            allowed = 5e-2 if "half" in name else 1e-5  # bfloat16: merged weights are rounded, PEFT's are not merged
+            claim(f"{name} swapped: {far:.1e} of the largest logit from PEFT, of {allowed:.0e} allowed (without the "
+                  f"adapter {without:.1e})", far <= allowed and far <= without / 2)
+            live.detach()
+        loaded = verastore.load_adapter(model, ADAPTERS / name)
+        ours, wanted = (get_peft_model_state_dict(peft) for peft in (loaded, theirs))
+        claim(f"{name} loaded into PEFT: {len(wanted)} tensors, all with the bits of PEFT's own loading",
+              ours.keys() == wanted.keys() and same(ours, wanted) and torch.equal(logits(loaded), logits(theirs)))
+
+
+def check_reading():
+    """What read() gives is what safetensors reads from the directory."""
+    equal = total = 0
+    for config in sorted(ADAPTERS.glob("**/adapter_config.json")):
+        saved = load_file(config.parent / "adapter_model.safetensors")
+        read = {name: tensor.torch() for name, tensor in verastore.read(config.parent).tensors.items()}
+        equal += read.keys() == saved.keys() and all(
+            read[name].dtype == saved[name].dtype and torch.equal(bits(read[name]), bits(saved[name])) for name in saved)
+        total += 1
+    claim(f"read() gives the tensors of safetensors for {equal} of {total} adapters", equal == total > 50)
+
+
+def fails(kind, words, call, *args, **kwargs):
+    try:
+        call(*args, **kwargs)
+    except kind as error:
+        return words in str(error)
+    return False
+
+
+def check_refusals(where):
+    """From a repository: the base model is compared, A and B too; a failure leaves the model as it was."""
+    store = where / "store"
+    vera = [VERA, "-C", store]
+    subprocess.run([VERA, "init", store], check=True, capture_output=True)
+    for name, base in (("llama/step-120", "llama"), ("llama/step-110", "llama"), ("gpt2/step-040", "gpt2")):
+        branch = name.replace("/", "-")
+        subprocess.run([*vera, "commit", ADAPTERS / name, "--base", FIXTURES / "base" / base, "--branch", branch],
+                       check=True, capture_output=True)
+    model = model_of(LANGUAGE, FIXTURES / "base/llama")
+    before = weights_of(model)
+    claim("load_adapter refuses an adapter of other layers", fails(
+        verastore.Invalid, "matched 0 of 8", verastore.load_adapter, model, "gpt2-step-040", store))
+    with torch.no_grad():
+        model.model.layers[0].self_attn.q_proj.weight[0, 0] += 1
+    claim("load_adapter refuses another base model, naming the weight", fails(
+        verastore.Conflict, "model.layers.0.self_attn.q_proj", verastore.load_adapter, model, "llama-step-120", store))
+    with torch.no_grad():
+        model.model.layers[0].self_attn.q_proj.weight.copy_(before["model.layers.0.self_attn.q_proj.weight"])
+    claim("refused, the model is as it was", same(dict(model.named_parameters()), before))
+    first = verastore.load_adapter(model, "llama-step-120", store)
+    both = verastore.load_adapter(first, "llama-step-110", store, adapter_name="second")
+    both.set_adapter("second")
+    theirs = PeftModel.from_pretrained(model_of(LANGUAGE, FIXTURES / "base/llama"), ADAPTERS / "llama/step-110").eval()
+    claim("a second adapter beside the first computes what PEFT computes", torch.equal(logits(both), logits(theirs)))
+    claim("one name twice is refused", fails(verastore.Invalid, "already", verastore.load_adapter, both,
+                                             "llama-step-110", store))
+    next(iter(both.base_model.vera_A.values()))[0, 0] += 1
+    claim("an adapter that stands on another A is refused", fails(
+        verastore.Conflict, "vera_A", verastore.load_adapter, both, "llama-step-120", store, adapter_name="third")
+        and "third" not in both.peft_config)
+
+
+def check_hooks(model):
+    """Requests of four threads while the adapter changes: each response is one adapter's, whole."""
+    names = TENANTS[:1] + TENANTS[-1:]
+    with verastore.attach(model, base=MINILM) as live:
+        wanted = []
+        for name in names:
+            live.swap(ADAPTERS / name)
+            wanted.append(logits(model))
+        stop, mixed, seen = threading.Event(), [], [0, 0]
+
+        def ask():
+            while not stop.is_set():
+                ours = logits(model)
+                near = [distance(ours, one) < 1e-6 for one in wanted]
+                seen[near.index(True)] += 1 if True in near else mixed.append(ours) or 0
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for number in range(60):
+            live.swap(ADAPTERS / names[number % 2])
+        stop.set()
+        for thread in threads:
+            thread.join()
+        claim(f"{sum(seen)} responses ({seen[0]} and {seen[1]}) in 4 threads during 60 swaps, {len(mixed)} of two adapters",
+              not mixed and min(seen) > 0)
+        claim("a forward that raises lets go of the weights", fails(Exception, "", model, input_ids="no tokens")
+              and live.swap(ADAPTERS / names[0]).epoch > 0)
+    claim("closed, the model has no hook left", not model._forward_hooks and not model._forward_pre_hooks)
+
+
+def states(model, tokens):
+    with torch.no_grad():
+        return model(input_ids=tokens, output_hidden_states=True).hidden_states[-1]
+
+
+def check_batches():
+    """32 rows, 23 adapters and the base model, against PEFT one row at a time."""
+    model, plain = model_of(CLASSIFIER, MINILM), model_of(CLASSIFIER, MINILM)
+    tokens = torch.randint(0, 256, (32, 24), generator=torch.Generator().manual_seed(9))
+    names = [None, *TENANTS]
+    rows = [names[number % len(names)] for number in range(32)]
+    wanted = [states(plain, tokens[:1])]
+    peft = None
+    for name in TENANTS:
+        if peft is None:
+            peft = PeftModel.from_pretrained(plain, ADAPTERS / name, adapter_name=name.replace("/", "-"))
+        else:
+            peft.load_adapter(ADAPTERS / name, adapter_name=name.replace("/", "-"))
+    peft.eval()
+    theirs = []
+    for row, name in enumerate(rows):
+        if name is None:
+            with peft.disable_adapter():
+                theirs.append(states(peft, tokens[row:row + 1]))
+        else:
+            peft.set_adapter(name.replace("/", "-"))
+            theirs.append(states(peft, tokens[row:row + 1]))
+    theirs = torch.cat(theirs)
+    with verastore.Registry(model, ADAPTERS / TENANTS[0], budget_bytes=1 << 28) as registry:
+        ids = {name: registry.add(ADAPTERS / name, vectors_only=True) for name in TENANTS}
+        with registry.batch([ids.get(name) for name in rows]):
+            ours = states(model, tokens)
+        base = states(model, tokens)
+        with registry.batch([ids[TENANTS[0]]] * 3):
+            claim("a batch of another number of rows is refused", fails(
+                verastore.Invalid, "32 rows, the batch has 3", states, model, tokens))
+            claim("gradients are refused", fails(verastore.Unsupported, "no gradients", model, input_ids=tokens[:3]))
+    far, without = distance(ours, theirs), distance(base, theirs)
+    claim(f"32 rows of {len(TENANTS)} adapters in one batch: {far:.1e} of the largest from PEFT row by row, of 1e-05 "
+          f"allowed (without adapters {without:.1e})", far <= 1e-5 and without > 100 * far)
+    claim("outside of a batch, and after close(), the model is the base's",
+          torch.equal(base, states(model, tokens)) and distance(base[:1], wanted[0]) < 1e-5)
+    bare = AutoModel.from_pretrained(MINILM).eval()  # its names lack the `bert.` of the adapters'
+    with verastore.Registry(bare, ADAPTERS / TENANTS[0], budget_bytes=1 << 26) as registry:
+        with registry.batch([registry.add(ADAPTERS / name, vectors_only=True) for name in TENANTS[:2]]), torch.no_grad():
+            ours = bare(input_ids=tokens[1:3]).last_hidden_state
+    claim("the bare model is found by the adapters' names", distance(ours, theirs[1:3]) <= 1e-5)
+
+
+def check_refused_models(where):
+    model = model_of(LANGUAGE, FIXTURES / "base/llama")
+    peft = PeftModel.from_pretrained(model, ADAPTERS / "llama/step-120")
+    claim("a model that PEFT wrapped is refused", fails(verastore.Invalid, "PEFT", verastore.attach, peft))
+    with torch.device("meta"):
+        empty = torch.nn.Linear(4, 4)
+    claim("weights without memory are refused", fails(verastore.Unsupported, "meta", verastore.attach, empty))
+    tied = model_of(LANGUAGE, FIXTURES / "base/gpt2")
+    with verastore.attach(tied, base=FIXTURES / "base/gpt2") as live:
+        claim("tied embeddings are registered once", live.tied == {"lm_head.weight": "transformer.wte.weight"})
+
+
+def main():
+    warnings.simplefilter("ignore")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    where = scratch()
+    try:
+        check_reading()
+        model, before = check_swaps(where)
+        check_drift(before)
+        check_hooks(model)
+        check_models()
+        check_batches()
+        check_refusals(where)
+        check_refused_models(where)
+    finally:
+        remove(where)
+    sys.exit(claim.failed > 0)
+
+
+main()
