@@ -24,16 +24,16 @@ static int swap_json(const struct control_state *state)
     cli_json_digest(&writer, "snapshot", state->attached ? &state->snapshot : NULL, true);
     cli_json_digest(&writer, "previous", state->had_previous ? &state->previous : NULL, true);
     json_write_key(&writer, "seconds");
-    json_write_double(&writer, (double)state->nanoseconds * 1e-9);
+    json_write_double(&writer, (double)state->nanoseconds / 1e9);
     json_write_key(&writer, "stopped");
-    json_write_double(&writer, (double)state->stopped_nanoseconds * 1e-9);
+    json_write_double(&writer, (double)state->stopped_nanoseconds / 1e9);
     describe_uint_json(&writer, "modules", state->modules);
     json_write_key(&writer, "pinned");
     json_write_bool(&writer, state->pinned);
     return cli_json_end(&writer);
 }
 
-/* "epoch 3: snapshot 2e6aef0a7578, 36 modules, in 0.021 s; before it ..." */
+/* "epoch 3: snapshot 2e6aef0a7578, on 36 modules in 21.05 ms, of these ..." */
 static int state_say(struct cli *cli, const struct control_state *state)
 {
     AUTO_BUF(line);
@@ -48,8 +48,8 @@ static int state_say(struct cli *cli, const struct control_state *state)
         err = buf_append_text(&line, "no adapter");
     if (!err && state->epoch)
         err = buf_printf(
-            &line, " in %.3f s, of these %.3f s stopped; before it %s",
-            (double)state->nanoseconds * 1e-9, (double)state->stopped_nanoseconds * 1e-9,
+            &line, " in %.2f ms, of these %.2f ms stopped; before it %s",
+            (double)state->nanoseconds / 1e6, (double)state->stopped_nanoseconds / 1e6,
             state->had_previous ? short_digest(&state->previous).text : "none"
         );
     const char *text = err ? NULL : buf_text(&line);

@@ -185,8 +185,10 @@ static void readers_end(struct server *server)
 
 /* What it is told */
 
-static void weights_print(const struct server *server)
+static void weights_print(struct server *server)
 {
+    if (!server->held)
+        live_read_begin(server->live);
     for (size_t i = 0; i < server->count; i++) {
         struct digest digest;
         must(digest_of(&digest, (struct bytes){server->weights[i].data, server->weights[i].bytes}));
@@ -194,6 +196,8 @@ static void weights_print(const struct server *server)
         hex_print(&digest);
         putchar('\n');
     }
+    if (!server->held)
+        live_read_end(server->live);
     puts("end");
 }
 
