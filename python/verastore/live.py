@@ -152,7 +152,7 @@ class Live(Handle):
     # The socket
 
     def listen(self, path: "os.PathLike[str] | str") -> None:
-        """Let `vera swap REV --socket PATH` change the adapter, from processes of this user (and root). `pause` and
+        """Let `vera swap REV --socket PATH` change the adapter, from processes of this user (not of root either). `pause` and
         `resume` are then called in a thread of the library's. What a server that died left at `path` is replaced; the
         file goes with unlisten() and close()."""
         with self._using():
