@@ -13,9 +13,9 @@ from .registry import Batch, Registry, RegistryState
 
 __version__ = "0.1.0"
 __all__ = [
-    "Adapter", "Batch", "Conflict", "Corrupt", "DeviceError", "Exists", "Invalid", "Limit", "Live", "NotFound", "OutOfMemory",
-    "Part", "Raw", "Registry", "RegistryState", "State", "StoredTensor", "SystemFailure", "TensorDigest", "Unsupported", "VeraError", "attach",
-    "library_version", "load_adapter", "read", "stacked",
+    "Adapter", "Batch", "Conflict", "Corrupt", "DeviceError", "Exists", "Invalid", "Limit", "Live", "NotFound",
+    "OutOfMemory", "Part", "Raw", "Registry", "RegistryState", "State", "StoredTensor", "SystemFailure",
+    "TensorDigest", "Unsupported", "VeraError", "attach", "library_version", "load_adapter", "read", "stacked",
 ]
 
 

@@ -6,6 +6,7 @@ Swaps in a live model against `vera apply` and PEFT; adapters read straight into
 batch of many adapters against PEFT row by row. For contrast, in the same run: what PEFT's merge and unmerge leave of the
 weights after 100 cycles.
 """
+import doctest
 import os
 import subprocess
 import sys
@@ -112,7 +113,8 @@ def check_swaps(where):
             worst = max(worst, distance(logits(model), theirs))
         claim(f"logits are {worst:.1e} of the largest from PEFT's, of 1e-05 allowed", worst <= 1e-5)
         live.detach()
-        claim(f"detached, all {len(before)} parameters have the base's bits", same(dict(model.named_parameters()), before))
+        claim(f"detached, all {len(before)} parameters have the base's bits",
+              same(dict(model.named_parameters()), before))
     return model, before
 
 
@@ -130,8 +132,8 @@ def check_drift(before):
             changed += int((weight != before[key]).sum())
             total += weight.numel()
             worst = max(worst, float((weight - before[key]).norm() / before[key].norm()))
-    print(f"      for contrast, PEFT's merge and unmerge, 100 cycles: {changed / total:.1%} of {total / 1e6:.1f} M weights "
-          f"changed, {worst:.1e} of a weight's norm; swap and detach: 0")
+    print(f"      for contrast, PEFT's merge and unmerge, 100 cycles: {changed / total:.1%} of {total / 1e6:.1f} M "
+          f"weights changed, {worst:.1e} of a weight's norm; swap and detach: 0")
     claim("PEFT's merge and unmerge leave other weights", changed > 0)
 
 
@@ -230,7 +232,8 @@ def check_hooks(model):
         stop.set()
         for thread in threads:
             thread.join()
-        claim(f"{sum(seen)} responses ({seen[0]} and {seen[1]}) in 4 threads during 60 swaps, {len(mixed)} of two adapters",
+        claim(f"{sum(seen)} responses ({seen[0]} and {seen[1]}) in 4 threads during 60 swaps, {len(mixed)} of two "
+              "adapters",
               not mixed and min(seen) > 0)
         claim("a forward that raises lets go of the weights", fails(Exception, "", model, input_ids="no tokens")
               and live.swap(ADAPTERS / names[0]).epoch > 0)
@@ -286,7 +289,7 @@ def check_batches():
     claim("the bare model is found by the adapters' names", distance(ours, theirs[1:3]) <= 1e-5)
 
 
-def check_refused_models(where):
+def check_refused_models():
     model = model_of(LANGUAGE, FIXTURES / "base/llama")
     peft = PeftModel.from_pretrained(model, ADAPTERS / "llama/step-120")
     claim("a model that PEFT wrapped is refused", fails(verastore.Invalid, "PEFT", verastore.attach, peft))
@@ -296,6 +299,39 @@ def check_refused_models(where):
     tied = model_of(LANGUAGE, FIXTURES / "base/gpt2")
     with verastore.attach(tied, base=FIXTURES / "base/gpt2") as live:
         claim("tied embeddings are registered once", live.tied == {"lm_head.weight": "transformer.wte.weight"})
+
+
+def check_guide(where):
+    """Every snippet of the guide's chapter, with what it prints; and those of python/README.md."""
+    os.environ["PATH"] = f"{VERA.parent}{os.pathsep}{os.environ['PATH']}"
+    top, here = HERE.parent.parent, os.getcwd()
+    folder = where / "guide"
+    folder.mkdir()
+    (folder / "base").symlink_to(FIXTURES / "base/llama")
+    (folder / "runs").symlink_to(ADAPTERS / "llama")
+    subprocess.run([VERA, "init", folder], check=True, capture_output=True)
+    for step in range(0, 130, 10):
+        subprocess.run([VERA, "-C", folder, "commit", folder / f"runs/step-{step:03}", "--base", folder / "base"],
+                       check=True, capture_output=True)
+    chapter = (top / "docs/guide.md").read_text().partition("\n## From Python\n")[2].partition("\n## ")[0]
+    os.chdir(folder)
+    try:
+        parsed = doctest.DocTestParser().get_doctest(chapter.replace("```", ""), {}, "the guide", None, 0)
+        ran = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(parsed)
+        claim(f"{ran.attempted} lines of the guide print what it says", ran.attempted > 15 and ran.failed == 0)
+        names = {"model": model_of(LANGUAGE, "base"), "inputs": {"input_ids": TOKENS.expand(3, -1)}, "torch": torch}
+        text = (top / "python/README.md").read_text()
+        for name, real in (("/models/llama", "base"), ("/srv/adapters", "."), ("tenants/a", "runs/step-060"),
+                           ('Path("tenants") / name) for name in "ab"',
+                            'Path("runs") / f"step-{n}") for n in ("060", "120")')):
+            claim(f"python/README.md has {name}", name in text)
+            text = text.replace(name, real)
+        for code in text.split("```python\n")[1:]:
+            exec(code.partition("```")[0], names)
+            names["model"] = model_of(LANGUAGE, "base")
+        claim("python/README.md runs", True)
+    finally:
+        os.chdir(here)
 
 
 def main():
@@ -311,7 +347,8 @@ def main():
         check_models()
         check_batches()
         check_refusals(where)
-        check_refused_models(where)
+        check_refused_models()
+        check_guide(where)
     finally:
         remove(where)
     sys.exit(claim.failed > 0)
