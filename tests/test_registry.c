@@ -764,6 +764,56 @@ static void tenants_come_and_go_while_others_are_served(void **state)
         subject_release(&crowd.tenants[n]);
 }
 
+/* Two who add one adapter at the same moment. */
+struct pair {
+    struct registry *registry;
+    const struct loaded_adapter *adapter;
+    pthread_barrier_t barrier;
+    unsigned wrong;
+};
+
+#define MOMENTS 2000
+
+static void *add_at_once(void *argument)
+{
+    struct pair *pair = argument;
+
+    for (unsigned n = 0; n < MOMENTS; n++) {
+        int32_t held = -1;
+        pthread_barrier_wait(&pair->barrier);
+        int err = registry_add(&held, pair->registry, pair->adapter, 0);
+        bool last = pthread_barrier_wait(&pair->barrier) == PTHREAD_BARRIER_SERIAL_THREAD;
+        struct registry_stats stats;
+        registry_stats(&stats, pair->registry);
+        bool wrong = err < 0 || stats.adapters != 1 || stats.held != 1;
+        pthread_barrier_wait(&pair->barrier);
+        wrong |= registry_drop(pair->registry, held) < 0;
+        wrong |= last && registry_remove(pair->registry, &pair->adapter->snapshot->id) < 0;
+        if (wrong)
+            __atomic_fetch_add(&pair->wrong, 1, __ATOMIC_RELAXED);
+    }
+    return NULL;
+}
+
+static void one_adapter_added_by_two_at_once_is_one(void **state)
+{
+    AUTO_HOUSE(house);
+    struct pair pair = {0};
+    pthread_t other;
+
+    (void)state;
+    house_open(&house, DTYPE_F32, MIB);
+    house_resize(&house, 2);
+    pair.registry = house.registry;
+    pair.adapter = &house.like.loaded;
+    assert_int_equal(pthread_barrier_init(&pair.barrier, NULL, 2), 0);
+    assert_int_equal(pthread_create(&other, NULL, add_at_once, &pair), 0);
+    add_at_once(&pair);
+    assert_int_equal(pthread_join(other, NULL), 0);
+    assert_int_equal(pair.wrong, 0);
+    pthread_barrier_destroy(&pair.barrier);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -780,6 +830,7 @@ int main(void)
         cmocka_unit_test(a_budget_is_never_passed_and_little_of_it_is_lost),
         cmocka_unit_test(every_allocation_may_fail),
         cmocka_unit_test(tenants_come_and_go_while_others_are_served),
+        cmocka_unit_test(one_adapter_added_by_two_at_once_is_one),
     };
 
     return cmocka_run_group_tests(tests, scratch_make, scratch_remove);
