@@ -6,13 +6,14 @@
  *
  * Shapes of every remainder that a tile may leave, ranks on both sides of a block's depth, the
  * three types, both orientations, one and two terms; among the weights any bits, among the factors
- * zeros.
+ * zeros. And products by tiles of few rows, as mixed batches have them.
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "apply/kernel.h"
+#include "apply/kernel_level.h"
 #include "format/cpu.h"
 
 #define SIDE_MAX 70
@@ -90,6 +91,35 @@ static void run(size_t number)
         exit(1);
 }
 
+/* [ROWS, COLS] = a b_matrix^T, both with RANK_MAX numbers in a row, by tiles of few rows and in two
+   cuts of the depth. */
+#define ROWS 12
+#define COLS 32
+static void run_few(size_t depth)
+{
+    const struct kernel_level *level = kernel_level_chosen();
+    static float left[ROWS * RANK_MAX], right[COLS * RANK_MAX], sums[KERNEL_TILE_MAX];
+    static float product[ROWS][COLS];
+    size_t few = level->rows_few, cut = depth / 2;
+
+    for (size_t col = 0; col < COLS; col += level->cols) {
+        level->pack_transposed(
+            right, level->cols, b_matrix + col * RANK_MAX, RANK_MAX, level->cols, depth
+        );
+        for (size_t row = 0; row < ROWS; row += few) {
+            level->pack_transposed(left, level->rows_few, a + row * RANK_MAX, RANK_MAX, few, depth);
+            level->tile_few(sums, left, right, cut, true);
+            level->tile_few(
+                sums, left + cut * few, right + cut * level->cols, depth - cut, cut == 0
+            );
+            for (size_t m = 0; m < few; m++)
+                memcpy(&product[row + m][col], sums + m * level->cols, level->cols * 4u);
+        }
+    }
+    if (fwrite(product, sizeof(product), 1, stdout) != 1)
+        exit(1);
+}
+
 int main(int argc, char **argv)
 {
     enum cpu_level level = CPU_SCALAR;
@@ -101,5 +131,7 @@ int main(int argc, char **argv)
     cpu_level_set(level);
     for (size_t number = 0; number < 48; number++)
         run(number);
+    for (size_t depth = 1; depth <= RANK_MAX; depth += 23)
+        run_few(depth);
     return 0;
 }
