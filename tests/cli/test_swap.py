@@ -427,6 +427,15 @@ class Files(SwapTest):
                 server.end()
             self.assertFalse(os.path.lexists(self.path("s")))
 
+    def test_who_looks_and_binds_has_the_directory_for_itself(self):
+        folder = os.open(self.dir, os.O_RDONLY | os.O_DIRECTORY)
+        self.addCleanup(os.close, folder)
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        self.serve(expect="CONFLICT")
+        self.assertEqual(os.listdir(self.dir), [".vera"])
+        fcntl.flock(folder, fcntl.LOCK_UN)
+        self.lives(self.serve())
+
     def test_a_file_that_is_no_longer_ours_is_left(self):
         server = self.serve()
         os.unlink(server.path)
