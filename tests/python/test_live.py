@@ -97,6 +97,17 @@ class Swapping(PackageTest):
             self.program(b"no bundle" * 20)
             self.fails(verastore.Corrupt, "bundle", live.swap, "main")
 
+    def test_no_more_of_a_bundle_is_read_than_it_says_and_one_byte(self):
+        asked = []
+
+        class Pipe:
+            def read(self, size=None):
+                asked.append(size)
+                return bytes(size)
+        with self.assertRaises(verastore.Corrupt):
+            verastore._program._read(Pipe(), lambda header: 1000)
+        self.assertEqual(asked, [152, 1000 - 152 + 1])
+
     def test_weights_that_are_not_the_bases_are_named(self):
         model = raw_model("llama")
         model[QKV[0]].data[5] ^= 1
@@ -123,6 +134,11 @@ class Arrays(PackageTest):
         self.fails(verastore.Unsupported, "none of F32", verastore.attach,
                    {"w": verastore.Raw(bytearray(8), "F64", (1,))})
         self.assertRaises(TypeError, verastore.attach, 7)
+
+    def test_a_gpus_memory_is_refused_in_the_librarys_words(self):
+        memory = verastore._memory.Memory(1 << 20, "F32", (4, 4), (4, 1), None, cuda=0, stream=0)
+        error = self.fails(verastore.DeviceError, "'w' lies in a GPU's memory", verastore.attach, {"w": memory})
+        self.assertTrue(error.hint)
 
     def test_what_no_adapter_changes_is_left_out_and_said(self):
         weights = raw_model("gpt2")

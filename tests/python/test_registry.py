@@ -85,6 +85,7 @@ class Rows(PackageTest):
         self.assertEqual((state.adapters, state.pinned, state.held), (1, 1, 0))
         with registry.batch([snapshot, snapshot]):
             self.assertEqual(registry.status().held, 1)
+        self.assertEqual(registry.status().held, 0)
         registry.pin(snapshot, False)
         registry.remove(snapshot)
         self.assertEqual(registry.status().adapters, 0)
