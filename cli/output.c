@@ -244,13 +244,35 @@ void cli_json_begin(struct json_writer *writer, struct buf *buf)
     json_write_object_begin(writer);
 }
 
+/* The control characters that JSON lets pass (DEL and C1) may still be a terminal's: outside of
+   strings there are none, so each becomes its escape. */
+static int json_escape_controls(struct buf *out, struct bytes json)
+{
+    size_t done = 0;
+    int err = 0;
+
+    for (size_t i = 0; err == 0 && i < json.len; i++) {
+        uint8_t byte = json.data[i], next = i + 1 < json.len ? json.data[i + 1] : 0;
+        bool is_c1 = byte == 0xc2 && next >= 0x80 && next <= 0x9f;
+        if (byte != 0x7f && !is_c1)
+            continue;
+        if ((err = buf_append(out, json.data + done, i - done)) == 0)
+            err = buf_printf(out, "\\u%04x", (unsigned)(is_c1 ? next : byte));
+        i += is_c1;
+        done = i + 1;
+    }
+    return err < 0 ? err : buf_append(out, json.data + done, json.len - done);
+}
+
 int cli_json_end(struct json_writer *writer)
 {
+    AUTO_BUF(escaped);
     json_write_object_end(writer);
     int err = json_write_end(writer);
-    if (err < 0 || (err = buf_append_byte(writer->out, '\n')) < 0)
+    if (err < 0 || (err = buf_append_byte(writer->out, '\n')) < 0 ||
+        (err = json_escape_controls(&escaped, buf_bytes(writer->out))) < 0)
         return err;
-    return output_write(buf_bytes(writer->out));
+    return output_write(buf_bytes(&escaped));
 }
 
 void cli_json_digest(

@@ -168,6 +168,10 @@ class Usage(VeraTest):
         self.assertEqual(result.err.count("\n"), 2)
         self.assertIn("'größe'", self.vera("größe", code=2).err)
 
+    def test_control_characters_are_escaped_in_json(self):
+        result = self.vera("show", "a\x1bb\x7fc\u009bd", "--json", code=1)
+        self.assertTrue(all(character.isprintable() for character in result.out.rstrip("\n")), repr(result.out))
+
     def test_very_long_arguments_are_no_matter(self):
         self.vera("x" * 100000, code=2)
         self.vera("log", "--" + "y" * 100000, code=2)

@@ -21,6 +21,13 @@ class History(RepositoryTest):
 
 
 class Log(History):
+    def test_a_message_with_control_characters_is_escaped_and_whole(self):
+        message = "bell \x07 delete \x7f csi \u009b31m umlaut \u00fc end"
+        commit = self.commit(adapter("llama/step-100"), "-m", message, "--branch", "odd")["commit"]
+        result = self.vera("show", "odd", "--json")
+        self.assertTrue(result.out.rstrip("\n").isprintable(), repr(result.out))
+        self.assertEqual((result.json["commit"], result.json["message"].rstrip("\n")), (commit, message))
+
     def test_json_is_a_line_for_each_version(self):
         log = self.vera("log", "--json").lines
         self.assertEqual([entry["commit"] for entry in log], self.ids[::-1])
