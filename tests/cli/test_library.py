@@ -349,6 +349,7 @@ class Library(VeraTest):
             if name != "VERA_APPLY_1":
                 self.assertIn(name, text)
 
+    @in_process
     def test_a_mixed_batch_through_ctypes_is_what_peft_gives(self):
         library = load()
         modules = [(f"model.layers.{layer}.{name}", shape) for layer in range(2) for name, shape in LLAMA.items()]
