@@ -13,6 +13,11 @@
 
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <fenv.h>
+
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
 
 #include "tests/adapters.h"
 #include "tests/cuda/emulated.h"
@@ -226,6 +231,36 @@ static void test_the_device_gives_the_processors_bits(void **state)
         assert_int_equal(tree_remove("cpu"), 0);
     }
     assert_int_equal(emulated.pageable_copies(), 0);
+}
+
+/* A program may have rounding set otherwise, and subnormals flushed, as PyTorch can. */
+static void test_the_callers_float_state_reaches_no_bit(void **state)
+{
+    static const char *const names[] = {"gpt2/step-040", "llama-half/step-030", "llama/step-120"};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        AUTO_SCENE(scene);
+        AUTO_APPLY_RESULT(result);
+        AUTO_APPLY_RESULT(again);
+        fenv_t normal;
+        assert_int_equal(model_open(&scene.base, fixture_base(names[i])), 0);
+        fixture_open(&scene.subject, names[i], &scene.base);
+        const struct apply_input input = {&scene.subject.loaded, 0.7f}; /* w*b must be rounded */
+        struct apply_options options = {.threads = 2};
+        assert_int_equal(materialize(&result, &input, 1, &scene.base, "cpu", &options), 0);
+        options.device = DEVICE_CUDA;
+        fegetenv(&normal);
+        fesetround(FE_UPWARD);
+#if defined(__x86_64__)
+        _mm_setcsr(_mm_getcsr() | 0x8040);
+#endif
+        int err = materialize(&again, &input, 1, &scene.base, "cuda", &options);
+        fesetenv(&normal);
+        assert_int_equal(err, 0);
+        assert_whole_or_nothing(0);
+        assert_int_equal(tree_remove("cpu"), 0);
+    }
 }
 
 static void test_several_adapters_are_one_merge(void **state)
@@ -494,6 +529,7 @@ int main(void)
 #define BACKEND_TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
         BACKEND_TEST(test_the_device_gives_the_processors_bits),
+        BACKEND_TEST(test_the_callers_float_state_reaches_no_bit),
         BACKEND_TEST(test_several_adapters_are_one_merge),
         BACKEND_TEST(test_whatever_the_order_of_its_streams),
         BACKEND_TEST(test_fast_mode_says_how_far_it_is_off),
