@@ -13,33 +13,34 @@ static int fault_raise(int err, const struct backend_fault *fault)
     return fault->hint[0] ? error_hint(err, "%s", fault->hint) : err;
 }
 
-static int open_with(struct device *out, const struct backend *backend, enum math_mode math)
+static int
+open_with(struct device *out, const struct backend *backend, int number, enum math_mode math)
 {
     struct backend_fault fault = {0};
     void *session = NULL;
-    int err = fault_raise(backend->open(&session, math, &fault), &fault);
+    int err = fault_raise(backend->open(&session, number, math, &fault), &fault);
 
     if (err == 0)
         *out = (struct device){backend, session, backend->fast_bound ? math : MATH_EXACT};
     return err;
 }
 
-static int open_cuda(struct device *out, enum math_mode math)
+int device_open_number(struct device *out, int number, enum math_mode math)
 {
     const struct backend *backend;
     int err = backend_cuda(&backend);
 
-    return err < 0 ? err : open_with(out, backend, math);
+    return err < 0 ? err : open_with(out, backend, number, math);
 }
 
 int device_open(struct device *out, enum device_kind kind, enum math_mode math)
 {
     if (kind == DEVICE_CUDA || (kind == DEVICE_AUTO && backend_cuda_may_work())) {
-        int err = open_cuda(out, math);
+        int err = device_open_number(out, DEVICE_CURRENT, math);
         if (err == 0 || kind == DEVICE_CUDA)
             return err;
     }
-    return open_with(out, &backend_cpu, math);
+    return open_with(out, &backend_cpu, DEVICE_CURRENT, math);
 }
 
 void device_release(struct device *device)
@@ -54,6 +55,45 @@ int device_add_basis(struct device *device, const struct backend_basis *basis)
     struct backend_fault fault = {0};
 
     return fault_raise(device->backend->basis_add(device->session, basis, &fault), &fault);
+}
+
+void device_remove_basis(struct device *device, const float *a)
+{
+    device->backend->basis_remove(device->session, a);
+}
+
+int device_memory_new(uint8_t **out, const struct device *device, size_t bytes)
+{
+    struct backend_fault fault = {0};
+
+    return fault_raise(device->backend->memory_new(out, device->session, bytes, &fault), &fault);
+}
+
+void device_memory_free(const struct device *device, uint8_t *memory)
+{
+    if (memory)
+        device->backend->memory_free(device->session, memory);
+}
+
+int device_memory_check(const struct device *device, const void *at, size_t bytes)
+{
+    struct backend_fault fault = {0};
+
+    return fault_raise(device->backend->memory_check(device->session, at, bytes, &fault), &fault);
+}
+
+int device_wait(const struct device *device)
+{
+    struct backend_fault fault = {0};
+
+    return fault_raise(device->backend->session_wait(device->session, &fault), &fault);
+}
+
+int device_batch(const struct device *device, const struct backend_batch *batch)
+{
+    struct backend_fault fault = {0};
+
+    return fault_raise(device->backend->batch(device->session, batch, &fault), &fault);
 }
 
 int lane_open(struct lane *out, const struct device *device, unsigned threads)
@@ -79,6 +119,22 @@ int lane_memory(uint8_t **out, const struct lane *lane, enum lane_slot slot, siz
     struct backend_fault fault = {0};
 
     return fault_raise(lane->backend->lane_memory(out, lane->state, slot, bytes, &fault), &fault);
+}
+
+int lane_prepare(const struct lane *lane, const struct backend_job *jobs, size_t count)
+{
+    struct backend_fault fault = {0};
+
+    if (!lane->backend->lane_prepare)
+        return 0;
+    return fault_raise(lane->backend->lane_prepare(lane->state, jobs, count, &fault), &fault);
+}
+
+int lane_follow(const struct lane *lane, void *const *streams, size_t count)
+{
+    struct backend_fault fault = {0};
+
+    return fault_raise(lane->backend->lane_follow(lane->state, streams, count, &fault), &fault);
 }
 
 /* A module multiplies on the processor, too. */

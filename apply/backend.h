@@ -17,7 +17,7 @@
 #include "apply/kernel.h"
 
 /* Another number whenever anything changes that crosses the border. */
-#define BACKEND_ABI 1
+#define BACKEND_ABI 2
 
 /* The module's one symbol: a backend_entry. */
 #define BACKEND_ENTRY "vera_cuda_backend"
@@ -42,16 +42,46 @@ struct backend_fault {
     char hint[192];    /* or "" */
 };
 
-/* Rows [row_begin, row_end) of a W [out, in], row_begin first, to be rewritten in place: the
-   arguments of kernel_merge(). */
+/* Rows of a matrix, of one dtype, in the processor's memory or in the device's. */
+struct backend_place {
+    uint8_t *data; /* the first row's first element */
+    /* From one row, and from one element of a row, to the next, in elements; 0: they lie side by
+       side. Rows do not overlap. Elements with others between them: in the device's memory only. */
+    uint64_t row_stride, column_stride;
+    bool on_device;
+};
+
+/* Rows [row_begin, row_end) of a W [out, in], or [in, out] if transposed: `to` becomes what `from`
+   is, with the terms added; as in kernel_merge(). Without terms `from` is copied, bit for bit. */
 struct backend_job {
-    uint8_t *weights; /* in the lane's memory, or anywhere */
+    struct backend_place to;   /* rows from row_begin on */
+    struct backend_place from; /* the same rows; shares no byte with `to`. data NULL: `to` itself */
     enum dtype dtype;
     bool transposed;
     uint64_t out, in;
     uint64_t row_begin, row_end;
-    const struct kernel_term *terms; /* a and b_matrix: those of a basis that was added */
+    /* a and b_matrix point into a basis that was added: to the first column, or row, that is used
+       of a slice of W. */
+    const struct kernel_term *terms;
     size_t term_count;
+};
+
+/* Rows of one module's input and output, in the device's memory, and the adapters that they have:
+   the arguments of apply/batch.h. */
+struct backend_batch {
+    const float *a, *b_matrix; /* of a basis that was added, where it was added from */
+    uint64_t in, out;          /* of the module: at most the basis' */
+    const uint8_t *vectors;    /* device: of slot s from s * vector_stride on: d [rank], b [out] */
+    enum dtype vector_dtype;
+    uint64_t vector_stride; /* elements */
+    uint64_t slot_count;    /* rows whose slot is not below it are left as they are, like -1 */
+    const int32_t *slots;   /* [rows] */
+    bool slots_on_device;   /* else they are read before backend.batch returns */
+    const void *x;          /* [rows, in] */
+    void *y;                /* [rows, out] */
+    enum dtype dtype;       /* of x and y */
+    uint64_t rows, x_stride, y_stride; /* elements from row to row */
+    void *stream;                      /* the CUstream in which x is written and y is used */
 };
 
 /* A and B where terms point to them: a [rank, in], b [out, rank]. */
@@ -64,14 +94,17 @@ struct backend_basis {
 enum lane_slot { LANE_BLOCK, LANE_CHANGE, LANE_SLOTS };
 
 /* Functions that can fail return 0, or a code and fill in `fault`. Sessions and lanes are the
-   backend's own. Different lanes may be used by different threads at once. */
+   backend's own. Different lanes may be used by different threads at once, and one lane by one
+   thread after the other; the calling thread's current device stays what it is. The functions from
+   basis_remove on are NULL where weights have no memory but the processor's. */
 struct backend {
     const char *name;       /* "cpu", "cuda" */
     const char *fast_bound; /* how far fast mode is off, one line; NULL: its fast mode is exact */
     size_t group_bytes;     /* small tensors of together so many bytes are one call; 0: one each */
     unsigned lanes_min;     /* so many lanes keep it busy */
-    int (*open)(void **session, enum math_mode math, struct backend_fault *fault);
-    void (*close)(void *session); /* after its lanes */
+    /* The device of that number; DEVICE_CURRENT: the one that the calling thread uses. */
+    int (*open)(void **session, int number, enum math_mode math, struct backend_fault *fault);
+    void (*close)(void *session); /* after its lanes; frees bases, and memory that was not */
     int (*basis_add)(void *session, const struct backend_basis *basis, struct backend_fault *fault);
     /* What the person knows the device by; NULL: nothing to say. The session's. */
     const char *(*device_name)(void *session);
@@ -81,6 +114,16 @@ struct backend {
     )(uint8_t **out, void *lane, enum lane_slot slot, size_t bytes, struct backend_fault *fault);
     int (*merge
     )(void *lane, const struct backend_job *jobs, size_t count, struct backend_fault *fault);
+
+    void (*basis_remove)(void *session, const float *a);
+    int (*memory_new)(uint8_t **out, void *session, size_t bytes, struct backend_fault *fault);
+    void (*memory_free)(void *session, uint8_t *memory);
+    int (*memory_check)(void *session, const void *at, size_t bytes, struct backend_fault *fault);
+    int (*session_wait)(void *session, struct backend_fault *fault);
+    int (*lane_prepare
+    )(void *lane, const struct backend_job *jobs, size_t count, struct backend_fault *fault);
+    int (*lane_follow)(void *lane, void *const *streams, size_t count, struct backend_fault *fault);
+    int (*batch)(void *session, const struct backend_batch *batch, struct backend_fault *fault);
 };
 
 /* What a module exports: its vtable where its number is `abi`. *module_abi: its own, always. */
@@ -104,12 +147,36 @@ struct device {
 
 #define AUTO_DEVICE(name) __attribute__((cleanup(device_release))) struct device name = {0}
 
+/* The device that the calling thread uses: the first one, unless it has chosen another. */
+#define DEVICE_CURRENT (-1)
+
 /* E_DEVICE with a hint where `kind` is DEVICE_CUDA and there is none. */
 MUST_CHECK int device_open(struct device *out, enum device_kind kind, enum math_mode math);
+/* CUDA's device of that number, as the calling process counts them. E_DEVICE. */
+MUST_CHECK int device_open_number(struct device *out, int number, enum math_mode math);
 void device_release(struct device *device);
 
-/* Have A and B at hand; they must outlive the device. E_DEVICE where its memory is too small. */
+/* Have A and B at hand; they must outlive the device, or be removed before they go. E_DEVICE where
+   its memory is too small. Neither while a lane merges with them. */
 MUST_CHECK int device_add_basis(struct device *device, const struct backend_basis *basis);
+/* What was added with that `a`; nothing where none was. Of a GPU. */
+void device_remove_basis(struct device *device, const float *a);
+
+/* Of a GPU: memory of its own, aligned to BACKEND_ALIGN, which nobody but a lane or a batch reads
+   or writes. E_DEVICE, saying how much is free, where it is too small. */
+MUST_CHECK int device_memory_new(uint8_t **out, const struct device *device, size_t bytes);
+void device_memory_free(const struct device *device, uint8_t *memory); /* NULL: nothing */
+
+/* Of a GPU: E_INVALID where so many bytes from `at` on are not memory of this device. */
+MUST_CHECK int device_memory_check(const struct device *device, const void *at, size_t bytes);
+
+/* Of a GPU: return once everything is done that was queued on it, by whomever. E_DEVICE. */
+MUST_CHECK int device_wait(const struct device *device);
+
+/* Of a GPU: queue y += b o (B (d o (A x))) on the batch's stream, and return. What it points to
+   stays until the stream has come past it, the basis added. Bits: apply/batch.h's. Any thread, any
+   number at once. E_DEVICE; E_LIMIT where a launch cannot hold so many rows. */
+MUST_CHECK int device_batch(const struct device *device, const struct backend_batch *batch);
 
 /* What one thread works with. All-zero is one that is not open. */
 struct lane {
@@ -126,8 +193,17 @@ void lane_release(struct lane *lane);
 MUST_CHECK int
 lane_memory(uint8_t **out, const struct lane *lane, enum lane_slot slot, size_t bytes);
 
-/* Merge all of them in place, whatever floating-point state the caller has set. On a GPU that is
-   one launch, unless its memory holds no more than a part. E_NOMEM, E_INTERRUPTED, E_DEVICE. */
+/* Take all memory now that lane_merge() of these jobs needs, so that it takes none. E_NOMEM,
+   E_DEVICE. */
+MUST_CHECK int lane_prepare(const struct lane *lane, const struct backend_job *jobs, size_t count);
+
+/* Of a GPU: what the lane does from now on comes after what these CUstreams have been given by now.
+   E_DEVICE. */
+MUST_CHECK int lane_follow(const struct lane *lane, void *const *streams, size_t count);
+
+/* Merge all of them, and return when that is done, whatever floating-point state the caller has
+   set. On a GPU that is one launch, unless its memory holds no more than a part. E_NOMEM,
+   E_INTERRUPTED (before anything is written), E_DEVICE (some may be written). */
 MUST_CHECK int lane_merge(const struct lane *lane, const struct backend_job *jobs, size_t count);
 
 #endif

@@ -1,6 +1,9 @@
-/* The processor as a backend: kernel_merge(), one job after the other. See backend.h. */
+/*
+ * The processor as a backend: kernel_merge(), one job after the other, in place. See backend.h.
+ */
 #include "apply/backend.h"
 
+#include <assert.h>
 #include <stdlib.h>
 
 struct cpu_lane {
@@ -8,8 +11,9 @@ struct cpu_lane {
     struct buf slots[LANE_SLOTS];
 };
 
-static int cpu_open(void **session, enum math_mode math, struct backend_fault *fault)
+static int cpu_open(void **session, int number, enum math_mode math, struct backend_fault *fault)
 {
+    (void)number;
     (void)math;
     (void)fault;
     *session = NULL;
@@ -81,8 +85,9 @@ cpu_merge(void *state, const struct backend_job *jobs, size_t count, struct back
     (void)fault;
     for (size_t i = 0; err == 0 && i < count; i++) {
         const struct backend_job *job = &jobs[i];
+        assert(!job->from.data && !job->to.row_stride && !job->to.on_device);
         err = kernel_merge(
-            job->weights, job->dtype, job->out, job->in, job->transposed, job->row_begin,
+            job->to.data, job->dtype, job->out, job->in, job->transposed, job->row_begin,
             job->row_end, job->terms, job->term_count, lane->threads
         );
     }

@@ -240,7 +240,7 @@ static int block_read(struct weights *weights)
 static struct backend_job job_make(const struct weight *weight, uint8_t *at, enum dtype dtype)
 {
     return (struct backend_job){
-        .weights = at,
+        .to.data = at,
         .dtype = dtype,
         .transposed = weight->target->transposed,
         .out = weight->target->out,

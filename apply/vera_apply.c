@@ -48,7 +48,8 @@ int vera_model_new(struct vera_model **out, const struct vera_options *given)
 {
     struct vera_options options = {0};
     AUTO_FREE(struct vera_model, model);
-    int err = given ? structure_take(&options, sizeof(options), given, sizeof(options)) : 0;
+    const size_t least = offsetof(struct vera_options, kept_bytes);
+    int err = given ? structure_take(&options, sizeof(options), given, least) : 0;
 
     if (err < 0)
         return err;

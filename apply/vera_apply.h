@@ -61,7 +61,7 @@ struct vera_options {
     size_t size; /* sizeof(struct vera_options) */
     /* The base model's directory (safetensors, config.json). Weights without an adapter are then
        read from its files, which must stay as they are while the model lives, and the weights in
-       memory must be theirs, byte for byte. NULL: a copy of the weights is kept. */
+       memory must be theirs, byte for byte. NULL: a copy of the weights is kept, where they are. */
     const char *base;
     /* Called around the writing, by the thread that swaps. `pause` returns when nobody reads the
        weights any more; what it returns, if not 0, ends the swap with VERA_CONFLICT, and `resume`
@@ -73,6 +73,9 @@ struct vera_options {
     uint64_t basis_bytes; /* of random matrices that are kept between swaps; 0: 1 GiB */
     uint32_t threads;     /* that a swap works with; 0: one for each core */
     uint32_t reserved;    /* 0 */
+    /* With a base: so many bytes of each GPU's memory may keep weights without an adapter, so that
+       a swap need not bring them there again; 0: none. */
+    uint64_t kept_bytes;
 };
 
 /* A model without weights; `options` may be NULL. Free it with vera_model_free(). */
@@ -104,11 +107,13 @@ struct vera_tensor {
        and v of one fused matrix are three tensors with pointers into it, and a shard of a tensor
        that is spread over processes is the rows or columns that it has. */
     uint64_t row_begin, row_count, column_begin, column_count;
-    void *stream;         /* VERA_CUDA: the CUstream that uses the weights */
+    /* VERA_CUDA: the CUstream (cudaStream_t) in which the weights are used; NULL: the default
+       stream. A change comes after what the stream has been given before it. */
+    void *stream;
     int32_t dtype;        /* enum vera_dtype */
     int32_t layer;        /* enum vera_layer */
     int32_t memory;       /* enum vera_memory; 0: VERA_HOST */
-    int32_t device;       /* VERA_CUDA: its number */
+    int32_t device;       /* VERA_CUDA: its number, as cudaSetDevice() takes it */
     uint32_t reserved[2]; /* 0 */
 };
 
@@ -134,7 +139,9 @@ struct vera_state {
     int32_t pinned;       /* 1: the base's weights were compared with those that the adapter's
                              version recorded */
     int32_t had_previous; /* 1: there was an adapter before the last change */
-    int32_t reserved;
+    /* 1: a GPU failed while the last change was written: the weights are a mixture, until a swap
+       or a detach succeeds. */
+    int32_t torn;
     double seconds; /* that the last change took */
     double stopped; /* of these, while the weights could not be read */
 };
@@ -144,7 +151,8 @@ struct vera_state {
    the epoch stays. The bundle may be freed afterwards. VERA_CORRUPT where it is damaged;
    VERA_INVALID where the adapter does not fit, naming every module, or is not finite;
    VERA_CONFLICT where it was made for other weights; VERA_UNSUPPORTED where it brings tensors that
-   are not registered. On failure the adapter before it stays, whole. */
+   are not registered. On failure the adapter before it stays, whole; but for VERA_DEVICE where a
+   GPU fails while it writes, which vera_state.torn tells. */
 VERA_PUBLIC int vera_swap_bundle(
     struct vera_model *model, const void *bundle, size_t bytes, struct vera_state *out
 );
@@ -266,7 +274,10 @@ struct vera_registry_options {
     uint64_t budget_bytes; /* of all that the registry takes */
     int32_t base_dtype;    /* enum vera_dtype, of the model's weights; 0: VERA_F32 */
     int32_t vector_dtype;  /* b and d are kept in it, rounded where that is less; 0: VERA_F32 */
-    uint32_t reserved[2];  /* 0 */
+    /* Where A, B, b and d are kept, and the batches are: enum vera_memory; 0: VERA_HOST. On a GPU
+       all of the budget is taken at once, of its memory. */
+    int32_t memory;
+    int32_t device; /* VERA_CUDA: its number */
 };
 
 /* VERA_INVALID, naming it: a module that cannot be, an adapter without one of the modules, or of
@@ -301,6 +312,7 @@ VERA_PUBLIC int vera_registry_add_bundle(
 );
 
 /* Hold the adapter of that id: it neither changes nor goes until it is dropped, once for each hold.
+   On a GPU it may be dropped as soon as the last batch that uses it is queued.
    VERA_NOTFOUND; vera_registry_drop(): VERA_INVALID where nobody holds the slot. */
 VERA_PUBLIC int
 vera_registry_hold(struct vera_registry *registry, const uint8_t *snapshot, int32_t *slot);
@@ -327,19 +339,26 @@ vera_registry_status(struct vera_registry *registry, struct vera_registry_state 
 /* Rows of one module's input and output. */
 struct vera_batch {
     size_t size;          /* sizeof(struct vera_batch) */
-    const int32_t *slots; /* [rows]: each row's adapter, held by the caller; -1: none */
+    const int32_t *slots; /* [rows]: each row's adapter, held by the caller; -1: none. Of a registry
+                             on a GPU: in host memory, or its own (slots_memory) */
     const void *x;        /* [rows, in] */
     void *y;              /* [rows, out]; shares no memory with x */
     uint64_t rows;
     uint64_t x_stride, y_stride; /* from row to row, in elements; 0: in, out */
     int32_t dtype;               /* enum vera_dtype, of x and y */
     uint32_t threads;            /* to work with at most; 0: one for each core */
+    /* Of a registry on a GPU, which has x and y too: the CUstream in which x is written and y is
+       used; NULL: the default stream. The work is queued there, and not waited for. */
+    void *stream;
+    int32_t slots_memory; /* enum vera_memory; 0: VERA_HOST: read before the function returns */
+    uint32_t reserved;    /* 0 */
 };
 
 /* y += b o (B (d o (A x))), each row with its adapter's b and d. Rows without an adapter keep their
    bits. Computed in float32 and rounded once; a row's bits do not depend on the rows beside it, nor
-   on threads or processor. VERA_INVALID, with y untouched: no such module, a slot that nobody
-   holds. */
+   on threads or processor, nor on whether that is a GPU. VERA_INVALID, with y untouched: no such
+   module, a slot that nobody holds (slots in a GPU's memory are not looked at: rows whose slot is
+   none of the registry's stay as they are). VERA_DEVICE. */
 VERA_PUBLIC int vera_registry_forward(
     struct vera_registry *registry, uint64_t module, const struct vera_batch *batch
 );

@@ -109,8 +109,8 @@ int vera_registry_new(struct vera_registry **out, const struct vera_registry_opt
     int err = structure_take(&options, sizeof(options), given, sizeof(options));
     if (err < 0)
         return err;
-    if (options.reserved[0] || options.reserved[1])
-        return error_set(E_INVALID, "a reserved field is not zero");
+    if (options.memory != 0 && options.memory != VERA_HOST)
+        return error_set(E_DEVICE, "registry: only in host memory");
     options.base_dtype = options.base_dtype ? options.base_dtype : VERA_F32;
     options.vector_dtype = options.vector_dtype ? options.vector_dtype : VERA_F32;
     if ((err = registry_make(&registry, &options)) == 0)
@@ -223,9 +223,10 @@ int vera_registry_forward(
 {
     struct vera_batch batch;
     enum dtype dtype = DTYPE_F32;
+    const size_t least = offsetof(struct vera_batch, stream);
     int err;
 
-    if ((err = structure_take(&batch, sizeof(batch), given, sizeof(batch))) < 0 ||
+    if ((err = structure_take(&batch, sizeof(batch), given, least)) < 0 ||
         (err = dtype_from(&dtype, batch.dtype)) < 0)
         return err;
     if (batch.rows > 0 && (!batch.slots || !batch.x || !batch.y))

@@ -328,7 +328,7 @@ static void wave_fill(struct lane_state *lane, struct wave *wave)
         const struct backend_job *job = &wave->jobs[wave->job];
         size_t row_len = row_bytes(job);
         uint64_t left = row_len && job->term_count ? job->row_end - wave->row : 0;
-        uint8_t *host = job->weights + (wave->row - job->row_begin) * row_len;
+        uint8_t *host = job->to.data + (wave->row - job->row_begin) * row_len;
         size_t at = slice_place(lane, wave, host);
         size_t room = at < lane->tile_bytes ? lane->tile_bytes - at : 0;
         uint64_t rows = left ? min_size(left, room / row_len) : 0;

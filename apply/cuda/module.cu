@@ -131,12 +131,13 @@ static int device_choose(struct session *session, struct backend_fault *fault)
     return 0;
 }
 
-static int module_open(void **out, enum math_mode math, struct backend_fault *fault)
+static int module_open(void **out, int number, enum math_mode math, struct backend_fault *fault)
 {
     struct session *session = (struct session *)calloc(1, sizeof(*session));
 
     if (!session)
         return fault_set(fault, E_NOMEM, "cuda: out of memory");
+    (void)number;
     session->math = math;
     int err = device_choose(session, fault);
     if (err < 0)
@@ -222,6 +223,14 @@ static const struct backend backend_module = {
     cuda_lane_close,
     cuda_lane_memory,
     cuda_lane_merge,
+    nullptr, /* basis_remove */
+    nullptr, /* memory_new */
+    nullptr, /* memory_free */
+    nullptr, /* memory_check */
+    nullptr, /* session_wait */
+    nullptr, /* lane_prepare */
+    nullptr, /* lane_follow */
+    nullptr, /* batch */
 };
 
 extern "C" __attribute__((visibility("default"))) const struct backend *

@@ -38,7 +38,8 @@ class Sized(Structure):
 
 class Options(Sized):
     _fields_ = [("size", c_size_t), ("base", c_char_p), ("pause", PauseFunction), ("resume", ResumeFunction),
-                ("context", c_void_p), ("basis_bytes", c_uint64), ("threads", c_uint32), ("reserved", c_uint32)]
+                ("context", c_void_p), ("basis_bytes", c_uint64), ("threads", c_uint32), ("reserved", c_uint32),
+                ("kept_bytes", c_uint64)]
 
 
 class Tensor(Sized):
@@ -52,7 +53,7 @@ class Tensor(Sized):
 class State(Sized):
     _fields_ = [("size", c_size_t), ("epoch", c_uint64), ("modules", c_uint64), ("snapshot", c_uint8 * 32),
                 ("previous", c_uint8 * 32), ("attached", c_int32), ("pinned", c_int32), ("had_previous", c_int32),
-                ("reserved", c_int32), ("seconds", c_double), ("stopped", c_double)]
+                ("torn", c_int32), ("seconds", c_double), ("stopped", c_double)]
 
 
 class AdapterAbout(Sized):
@@ -70,7 +71,7 @@ class RegistryOptions(Sized):
     _fields_ = [("size", c_size_t), ("names", POINTER(c_char_p)), ("in", POINTER(c_uint64)),
                 ("out", POINTER(c_uint64)), ("modules", c_uint64), ("directory", c_char_p), ("bundle", c_char_p),
                 ("bundle_bytes", c_size_t), ("budget_bytes", c_uint64), ("base_dtype", c_int32),
-                ("vector_dtype", c_int32), ("reserved", c_uint32 * 2)]
+                ("vector_dtype", c_int32), ("memory", c_int32), ("device", c_int32)]
 
 
 class RegistryState(Sized):
@@ -81,7 +82,7 @@ class RegistryState(Sized):
 class Batch(Sized):
     _fields_ = [("size", c_size_t), ("slots", POINTER(c_int32)), ("x", c_void_p), ("y", c_void_p),
                 ("rows", c_uint64), ("x_stride", c_uint64), ("y_stride", c_uint64), ("dtype", c_int32),
-                ("threads", c_uint32)]
+                ("threads", c_uint32), ("stream", c_void_p), ("slots_memory", c_int32), ("reserved", c_uint32)]
 
 
 _FUNCTIONS: List[Tuple[str, Any, List[Any]]] = [
