@@ -4,38 +4,14 @@
  */
 #include <immintrin.h>
 
-#include "apply/kernel_level.h"
-#include "apply/kernel_pack.h"
-
 #define LANES    16
 #define ROWS     12
 #define COLS     (2 * LANES)
 #define ROWS_FEW 4
 
+#include "apply/kernel_vector.h"
+
 _Static_assert(ROWS *COLS <= KERNEL_TILE_MAX, "a tile fits");
-
-static void pack_scaled(
-    float *panel,
-    unsigned width,
-    const float *a,
-    size_t stride,
-    const float *d,
-    size_t count,
-    size_t depth
-)
-{
-    if (width == COLS)
-        panel_scaled(panel, COLS, a, stride, d, count, depth);
-    else
-        panel_scaled(panel, width, a, stride, d, count, depth);
-}
-
-static void pack_transposed(
-    float *panel, unsigned width, const float *b, size_t stride, size_t count, size_t depth
-)
-{
-    panel_transposed(panel, width, b, stride, count, depth);
-}
 
 static inline __attribute__((always_inline)) void
 tile_of(float *acc, const float *left, const float *right, size_t depth, bool first, const int rows)
@@ -74,8 +50,6 @@ static void tile_few(float *acc, const float *left, const float *right, size_t d
     tile_of(acc, left, right, depth, first, ROWS_FEW);
 }
 
-enum kind { KIND_F32, KIND_BF16, KIND_F16 };
-
 static inline __m512 lanes_load(const uint8_t *y, __mmask16 lanes, enum kind kind)
 {
     if (kind == KIND_F32)
@@ -108,7 +82,7 @@ static inline __attribute__((always_inline)) void update(
     uint8_t *y, const float *acc, const float *scale, bool per_column, size_t count, enum kind kind
 )
 {
-    const size_t size = kind == KIND_F32 ? 4 : 2;
+    const size_t size = kind_bytes(kind);
     const __m512 zero = _mm512_setzero_ps();
     const __m512i nan = _mm512_set1_epi32(0x7fc00000);
 
@@ -125,24 +99,6 @@ static inline __attribute__((always_inline)) void update(
         __m512i bits = _mm512_mask_mov_epi32(_mm512_castps_si512(value), bad, nan);
         lanes_store(y + size * n, lanes, bits, kind);
     }
-}
-
-static void
-update_f32(uint8_t *y, const float *acc, const float *scale, bool per_column, size_t count)
-{
-    update(y, acc, scale, per_column, count, KIND_F32);
-}
-
-static void
-update_bf16(uint8_t *y, const float *acc, const float *scale, bool per_column, size_t count)
-{
-    update(y, acc, scale, per_column, count, KIND_BF16);
-}
-
-static void
-update_f16(uint8_t *y, const float *acc, const float *scale, bool per_column, size_t count)
-{
-    update(y, acc, scale, per_column, count, KIND_F16);
 }
 
 const struct kernel_level kernel_level_avx512 = {

@@ -3,40 +3,15 @@
  * loads (4 of right, 6 numbers of left in two) and 24 fused multiply-adds by lane.
  */
 #include <arm_neon.h>
-#include <string.h>
-
-#include "apply/kernel_level.h"
-#include "apply/kernel_pack.h"
 
 #define LANES    4
 #define ROWS     6
 #define COLS     (4 * LANES)
 #define ROWS_FEW 2
 
+#include "apply/kernel_vector.h"
+
 _Static_assert(ROWS *COLS <= KERNEL_TILE_MAX, "a tile fits");
-
-static void pack_scaled(
-    float *panel,
-    unsigned width,
-    const float *a,
-    size_t stride,
-    const float *d,
-    size_t count,
-    size_t depth
-)
-{
-    if (width == COLS)
-        panel_scaled(panel, COLS, a, stride, d, count, depth);
-    else
-        panel_scaled(panel, width, a, stride, d, count, depth);
-}
-
-static void pack_transposed(
-    float *panel, unsigned width, const float *b, size_t stride, size_t count, size_t depth
-)
-{
-    panel_transposed(panel, width, b, stride, count, depth);
-}
 
 static inline void
 tile_row(float32x4_t sum[COLS / LANES], const float32x4_t right[COLS / LANES], float32x4_t factor)
@@ -105,8 +80,6 @@ static void tile_few(float *acc, const float *left, const float *right, size_t d
     }
 }
 
-enum kind { KIND_F32, KIND_BF16, KIND_F16 };
-
 static inline float32x4_t lanes_load(const uint8_t *y, enum kind kind)
 {
     uint16x4_t halves;
@@ -154,43 +127,17 @@ static inline __attribute__((always_inline)) void update(
     uint8_t *y, const float *acc, const float *scale, bool per_column, size_t count, enum kind kind
 )
 {
-    const size_t size = kind == KIND_F32 ? 4 : 2;
+    const size_t size = kind_bytes(kind);
     size_t n = 0;
 
     for (; n + LANES <= count; n += LANES) {
         float32x4_t factor = per_column ? vld1q_f32(scale + n) : vdupq_n_f32(*scale);
         update_lanes(y + size * n, vld1q_f32(acc + n), factor, kind);
     }
-    if (n < count) {
-        /* Lanes beyond the end have the factor 0 and stay here. */
-        size_t left = count - n;
-        uint8_t bytes[4 * LANES] = {0};
-        float factors[LANES] = {0}, sums[LANES] = {0};
-        for (size_t i = 0; i < left; i++)
-            factors[i] = scale[per_column ? n + i : 0];
-        memcpy(sums, acc + n, left * sizeof(*sums));
-        memcpy(bytes, y + size * n, size * left);
-        update_lanes(bytes, vld1q_f32(sums), vld1q_f32(factors), kind);
-        memcpy(y + size * n, bytes, size * left);
-    }
-}
-
-static void
-update_f32(uint8_t *y, const float *acc, const float *scale, bool per_column, size_t count)
-{
-    update(y, acc, scale, per_column, count, KIND_F32);
-}
-
-static void
-update_bf16(uint8_t *y, const float *acc, const float *scale, bool per_column, size_t count)
-{
-    update(y, acc, scale, per_column, count, KIND_BF16);
-}
-
-static void
-update_f16(uint8_t *y, const float *acc, const float *scale, bool per_column, size_t count)
-{
-    update(y, acc, scale, per_column, count, KIND_F16);
+    if (n < count)
+        update_rest(
+            y + size * n, acc + n, scale + (per_column ? n : 0), per_column, count - n, kind
+        );
 }
 
 const struct kernel_level kernel_level_neon = {
