@@ -5,18 +5,12 @@
 
 #include "cli/describe.h"
 #include "cli/output.h"
+#include "cli/transfer.h"
 #include "store/push_remote.h"
 
 struct arguments {
     bool force, tags, all, delete;
 };
-
-static void id_json(struct json_writer *writer, const char *key, bool has, const git_oid *id)
-{
-    const struct commit_id commit = commit_id_of(id);
-
-    cli_json_commit(writer, key, has ? &commit : NULL);
-}
 
 static int pushed_json(const struct pushed *pushed, int err)
 {
@@ -28,14 +22,10 @@ static int pushed_json(const struct pushed *pushed, int err)
     json_write_array_begin(&writer);
     for (size_t i = 0; i < pushed->count; i++) {
         const struct push_ref *ref = &pushed->refs[i];
-        json_write_object_begin(&writer);
-        json_write_key(&writer, "ref");
-        json_write_text(&writer, ref->name);
-        id_json(&writer, "old", ref->has_old, &ref->old);
-        id_json(&writer, "new", ref->has_new, &ref->new);
-        json_write_key(&writer, "status");
-        json_write_text(&writer, push_status_name(ref->status));
-        json_write_object_end(&writer);
+        transfer_ref_json(
+            &writer, ref->name, ref->has_old ? &ref->old : NULL, ref->has_new ? &ref->new : NULL,
+            ref->status
+        );
     }
     json_write_array_end(&writer);
     describe_uint_json(&writer, "bytes", pushed->sent.bytes);

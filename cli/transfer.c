@@ -58,11 +58,31 @@ void transfer_say(struct cli *cli, const char *from, const struct transfer_resul
         ref_say(cli, &result->refs[i], width);
 }
 
-static void id_json(struct json_writer *writer, const char *key, bool has, const git_oid *id)
+static void id_json(struct json_writer *writer, const char *key, const git_oid *id)
 {
-    const struct commit_id commit = commit_id_of(id);
+    struct commit_id commit;
 
-    cli_json_commit(writer, key, has ? &commit : NULL);
+    if (id)
+        commit = commit_id_of(id);
+    cli_json_commit(writer, key, id ? &commit : NULL);
+}
+
+void transfer_ref_json(
+    struct json_writer *writer,
+    const char *name,
+    const git_oid *old,
+    const git_oid *new,
+    enum push_status status
+)
+{
+    json_write_object_begin(writer);
+    json_write_key(writer, "ref");
+    json_write_text(writer, name);
+    id_json(writer, "old", old);
+    id_json(writer, "new", new);
+    json_write_key(writer, "status");
+    json_write_text(writer, push_status_name(status));
+    json_write_object_end(writer);
 }
 
 void transfer_json(struct json_writer *writer, const struct transfer_result *result)
@@ -71,14 +91,10 @@ void transfer_json(struct json_writer *writer, const struct transfer_result *res
     json_write_array_begin(writer);
     for (size_t i = 0; i < result->count; i++) {
         const struct moved_ref *ref = &result->refs[i];
-        json_write_object_begin(writer);
-        json_write_key(writer, "ref");
-        json_write_text(writer, ref->name);
-        id_json(writer, "old", ref->has_old, &ref->old);
-        id_json(writer, "new", ref->has_new, &ref->new);
-        json_write_key(writer, "status");
-        json_write_text(writer, push_status_name(ref->status));
-        json_write_object_end(writer);
+        transfer_ref_json(
+            writer, ref->name, ref->has_old ? &ref->old : NULL, ref->has_new ? &ref->new : NULL,
+            ref->status
+        );
     }
     json_write_array_end(writer);
     json_write_key(writer, "bytes");

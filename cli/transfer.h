@@ -1,4 +1,4 @@
-/* What fetch, pull and clone share: what moved, in words and in JSON. */
+/* What fetch, pull, clone and push share: what moved, in words and in JSON. */
 #ifndef CLI_TRANSFER_H
 #define CLI_TRANSFER_H
 
@@ -7,6 +7,16 @@
 
 /* A line for each ref, and one for what came. What was refused is told on stderr. */
 void transfer_say(struct cli *cli, const char *from, const struct transfer_result *result);
+
+/* An entry of "updated": a ref's whole name, where it was and where it is; NULL: it was, or is,
+   nowhere. */
+void transfer_ref_json(
+    struct json_writer *writer,
+    const char *name,
+    const git_oid *old,
+    const git_oid *new,
+    enum push_status status
+);
 
 /* "updated", "bytes", "objects", "digest" of the object that is begun. */
 void transfer_json(struct json_writer *writer, const struct transfer_result *result);
