@@ -1,0 +1,99 @@
+/*
+ * Devices, and kernels launched on them.
+ */
+#include "tests/cuda/runtime.h"
+
+#include <stdio.h>
+
+#include "tests/cuda/fiber.h"
+
+using namespace emulator;
+
+cudaError_t emulated_launch(const cudaLaunchConfig_t *config, std::function<void()> thread_main)
+{
+    ENTER("cudaLaunchKernel");
+    dim3 grid = config->gridDim, block = config->blockDim;
+    uint64_t threads = uint64_t{block.x} * block.y * block.z;
+
+    if (threads == 0 || threads > 1024 || grid.x == 0 || grid.y == 0 || grid.z == 0 ||
+        grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535)
+        return answer(cudaErrorInvalidConfiguration);
+    auto run = [=]() { fiber_run_grid(grid, block, thread_main); };
+    return enqueue(config->stream, {run, true, nullptr, nullptr, nullptr, 0});
+}
+
+void emulated_device_check(const void *pointer)
+{
+    guard held;
+
+    if (!is_device(pointer) && !is_pinned(pointer))
+        emulated_die("a kernel was given a pointer that is not the device's");
+}
+
+cudaError_t cudaDeviceSynchronize(void)
+{
+    ENTER("cudaDeviceSynchronize");
+    drain_all();
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetDeviceCount(int *count)
+{
+    ENTER("cudaGetDeviceCount");
+    *count = state.count;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetDevice(int *device)
+{
+    ENTER("cudaGetDevice");
+    *device = current_device;
+    return cudaSuccess;
+}
+
+cudaError_t cudaSetDevice(int device)
+{
+    ENTER("cudaSetDevice");
+    if (device < 0 || device >= state.count)
+        return answer(cudaErrorInvalidDevice);
+    current_device = device;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int device)
+{
+    ENTER("cudaGetDeviceProperties");
+    if (device < 0 || device >= state.count)
+        return answer(cudaErrorInvalidDevice);
+    *properties = {};
+    snprintf(properties->name, sizeof(properties->name), "emulated on the CPU");
+    properties->totalGlobalMem = state.memory;
+    properties->sharedMemPerBlock = 48 << 10;
+    properties->regsPerBlock = 65536;
+    properties->warpSize = 32;
+    properties->maxThreadsPerBlock = 1024;
+    properties->major = 9;
+    properties->multiProcessorCount = 4;
+    properties->asyncEngineCount = 2;
+    properties->unifiedAddressing = properties->canMapHostMemory = 1;
+    properties->concurrentKernels = 1;
+    return cudaSuccess;
+}
+
+cudaError_t cudaDriverGetVersion(int *version)
+{
+    guard held;
+
+    state.calls["cudaDriverGetVersion"]++;
+    *version = state.count < 0 ? 0 : 13000;
+    return cudaSuccess;
+}
+
+cudaError_t cudaRuntimeGetVersion(int *version)
+{
+    guard held;
+
+    state.calls["cudaRuntimeGetVersion"]++;
+    *version = 13000;
+    return cudaSuccess;
+}
