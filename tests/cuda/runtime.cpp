@@ -157,6 +157,7 @@ static bool environment_read()
 }
 
 /* Made after `state`, which comes before it in this file. */
+[[maybe_unused]] static const bool environment_was_read = environment_read();
 
 } // namespace emulator
 
