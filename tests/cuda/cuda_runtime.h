@@ -210,6 +210,9 @@ cudaError_t cudaLaunchKernelEx(
     return emulated_launch(config, [=]() { kernel(static_cast<Parameters>(arguments)...); });
 }
 
+/* A program that has loaded an emulated module calls them too, as it would the runtime's own: to
+   have memory on the device, and streams. */
+#pragma GCC visibility push(default)
 extern "C" {
 const char *cudaGetErrorName(cudaError_t error);
 const char *cudaGetErrorString(cudaError_t error);
@@ -225,6 +228,7 @@ cudaError_t cudaDriverGetVersion(int *version);
 cudaError_t cudaRuntimeGetVersion(int *version);
 cudaError_t cudaMemGetInfo(size_t *unused, size_t *total);
 
+cudaError_t cudaMalloc(void **pointer, size_t bytes);
 cudaError_t cudaFree(void *pointer);
 cudaError_t cudaFreeHost(void *pointer);
 cudaError_t cudaHostRegister(void *pointer, size_t bytes, unsigned flags);
@@ -263,14 +267,14 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event);
 cudaError_t cudaEventQuery(cudaEvent_t event);
 cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t begin, cudaEvent_t end);
 }
+#pragma GCC visibility pop
 
 /* As in CUDA's header, for pointers of any type. */
-cudaError_t emulated_malloc(void **pointer, size_t bytes);
 cudaError_t emulated_malloc_host(const char *call, void **pointer, size_t bytes);
 
 template <typename T> cudaError_t cudaMalloc(T **pointer, size_t bytes)
 {
-    return emulated_malloc(reinterpret_cast<void **>(pointer), bytes);
+    return cudaMalloc(reinterpret_cast<void **>(pointer), bytes);
 }
 
 template <typename T> cudaError_t cudaMallocHost(T **pointer, size_t bytes, unsigned = 0)

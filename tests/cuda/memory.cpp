@@ -149,7 +149,7 @@ static void tail_check(uintptr_t address, const allocation &memory, size_t page)
 
 using namespace emulator;
 
-cudaError_t emulated_malloc(void **pointer, size_t bytes)
+cudaError_t cudaMalloc(void **pointer, size_t bytes)
 {
     ENTER("cudaMalloc");
     size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
