@@ -12,12 +12,18 @@
  * sum.
  */
 #include "apply/cuda/batch.h"
+
+#include <string.h>
+
 #include "apply/cuda/tile.h"
 
 #define SLAB    16u
 #define ROWS    32u
 #define COLS    64u
 #define THREADS 128u
+
+/* Slots that are one kernel's arguments, of which every device takes 4 KiB. */
+#define SLOTS 1000u
 
 static_assert(ROWS / 4 * (COLS / 4) == THREADS, "a thread for each 4 by 4");
 static_assert(ROWS * SLAB / 4 == THREADS && COLS * SLAB / 4 == 2 * THREADS, "loads of four");
@@ -143,22 +149,45 @@ __device__ static inline void multiply(
     }
 }
 
+/* Where the vectors of a row's adapter begin, in elements. */
+struct gather {
+    bool found;
+    uint64_t at;
+};
+
+__device__ static inline struct gather gather_of(const struct batch_job &job, uint64_t row)
+{
+    int32_t slot = job.slots[row];
+
+    if (slot < 0 || (uint64_t)slot >= job.slot_count)
+        return {false, 0};
+    return {true, (uint64_t)slot * job.vector_stride};
+}
+
+__device__ static inline float vector_load(const struct batch_job &job, uint64_t at)
+{
+    if (job.vectors_dtype == MERGE_F32)
+        return __ldg((const float *)(const void *)job.vectors + at);
+    return element_widen(
+        __ldg((const uint16_t *)(const void *)job.vectors + at), job.vectors_dtype
+    );
+}
+
 /* d o (A x) of four columns of a row; zeros where the row has no adapter. */
 __device__ static inline void
 scale_row(const struct batch_job &job, const float (&sums)[4], uint64_t row, uint64_t col)
 {
-    int32_t slot = job.slots[row];
+    struct gather d = gather_of(job, row);
 
 #pragma unroll
     for (unsigned j = 0; j < 4; j++) {
-        float scaled = 0;
         if (col + j >= job.rank)
             break;
-        if (slot >= 0)
-            scaled = __fmul_rn(
-                __ldg(job.vectors + (uint64_t)slot * job.vector_stride + col + j), sums[j]
-            );
-        job.scaled[row * job.rank + col + j] = scaled;
+        job.scaled[row * job.rank + col + j] = d.found
+                                                   ? __fmul_rn(
+                                                         vector_load(job, d.at + col + j), sums[j]
+                                                     )
+                                                   : 0.0f;
     }
 }
 
@@ -169,15 +198,14 @@ add_row(const struct batch_job &job, const float (&sums)[4], uint64_t row, uint6
     uint32_t count = count_of(col, job.out), raw[4];
     uint64_t at = row * job.y_stride + col;
     bool vector = is_vector(job.y, job.y_stride, job.dtype);
-    int32_t slot = job.slots[row];
+    struct gather b = gather_of(job, row);
 
-    if (slot < 0)
+    if (!b.found)
         return;
-    const float *b = job.vectors + (uint64_t)slot * job.vector_stride + job.rank + col;
     quad_load(raw, job.y, at, count, job.dtype, vector);
 #pragma unroll
     for (unsigned j = 0; j < 4; j++) {
-        float factor = j < count ? __ldg(b + j) : 0;
+        float factor = j < count ? vector_load(job, b.at + job.rank + col + j) : 0;
         if (factor != 0)
             raw[j] = element_narrow(
                 __fmaf_rn(factor, sums[j], element_widen(raw[j], job.dtype)), job.dtype
@@ -185,6 +213,20 @@ add_row(const struct batch_job &job, const float (&sums)[4], uint64_t row, uint6
     }
     quad_store(job.y, at, raw, count, job.dtype, vector);
 }
+
+/* On the emulated device: that what the host passed is memory of the device. */
+#ifndef __CUDACC__
+static void job_check(const struct batch_job &job)
+{
+    emulated_device_check(job.a);
+    emulated_device_check(job.b_matrix);
+    emulated_device_check(job.vectors);
+    emulated_device_check(job.slots);
+    emulated_device_check(job.x);
+    emulated_device_check(job.y);
+    emulated_device_check(job.scaled);
+}
+#endif
 
 template <bool SECOND> __global__ void __launch_bounds__(THREADS) batch_exact(struct batch_job job)
 {
@@ -197,6 +239,10 @@ template <bool SECOND> __global__ void __launch_bounds__(THREADS) batch_exact(st
     float sums[4][4] = {};
     unsigned at = 0;
 
+#ifndef __CUDACC__
+    if (threadIdx.x == 0)
+        job_check(job);
+#endif
     struct load next = load_slab(product, row, col, 0);
     for (uint64_t depth = 0; depth < product.depth; depth += SLAB, at ^= 1) {
         store_slab(left[at], right[at], next);
@@ -216,31 +262,86 @@ template <bool SECOND> __global__ void __launch_bounds__(THREADS) batch_exact(st
     }
 }
 
-/* Blocks of a product; 0 where there are too many. */
+/* Rows of tiles that are one launch's, of so many columns. */
+static uint64_t tiles_down(uint64_t cols)
+{
+    return INT32_MAX / (cols / COLS + (cols % COLS != 0));
+}
+
+uint64_t batch_launch_rows(const struct batch_job *job)
+{
+    return ROWS * tiles_down(job->rank > job->out ? job->rank : job->out);
+}
+
 static uint32_t blocks_of(uint64_t rows, uint64_t cols)
 {
-    uint64_t down = (rows + ROWS - 1) / ROWS, across = (cols + COLS - 1) / COLS, blocks;
+    return (uint32_t)((rows + ROWS - 1) / ROWS * ((cols + COLS - 1) / COLS));
+}
 
-    if (__builtin_mul_overflow(down, across, &blocks) || blocks > INT32_MAX)
-        return 0;
-    return (uint32_t)blocks;
+/* Both products of rows that one launch takes. */
+static cudaError_t launch_both(const struct batch_job *job, cudaStream_t stream)
+{
+    cudaLaunchConfig_t config = {};
+
+    config.blockDim = dim3(THREADS);
+    config.stream = stream;
+    config.gridDim = dim3(blocks_of(job->rows, job->rank));
+    cudaError_t error = cudaLaunchKernelEx(&config, batch_exact<false>, *job);
+    if (error != cudaSuccess)
+        return error;
+    config.gridDim = dim3(blocks_of(job->rows, job->out));
+    return cudaLaunchKernelEx(&config, batch_exact<true>, *job);
 }
 
 cudaError_t batch_exact_launch(const struct batch_job *job, cudaStream_t stream)
 {
-    cudaLaunchConfig_t config = {};
+    uint64_t size = job->dtype == MERGE_F32 ? 4 : 2, step = job->scaled_rows;
+    struct batch_job part = *job;
+    cudaError_t error = cudaSuccess;
 
     if (job->rows == 0 || job->out == 0 || job->rank == 0)
         return cudaSuccess;
-    uint32_t first = blocks_of(job->rows, job->rank), second = blocks_of(job->rows, job->out);
-    if (first == 0 || second == 0)
+    if (step > batch_launch_rows(job))
+        step = batch_launch_rows(job);
+    if (step == 0)
         return cudaErrorInvalidConfiguration;
+    for (uint64_t left = job->rows; left > 0 && error == cudaSuccess; left -= part.rows) {
+        part.rows = left < step ? left : step;
+        error = launch_both(&part, stream);
+        part.slots += part.rows;
+        part.x += part.rows * part.x_stride * size;
+        part.y += part.rows * part.y_stride * size;
+    }
+    return error;
+}
+
+/* ---- Slots ---- */
+
+struct slot_list {
+    int32_t slots[SLOTS];
+};
+
+__global__ void __launch_bounds__(THREADS)
+    batch_slots(int32_t *to, uint32_t count, struct slot_list list)
+{
+    for (uint32_t i = threadIdx.x; i < count; i += THREADS)
+        to[i] = list.slots[i];
+}
+
+cudaError_t
+batch_slots_launch(int32_t *to, const int32_t *slots, uint64_t count, cudaStream_t stream)
+{
+    cudaLaunchConfig_t config = {};
+    cudaError_t error = cudaSuccess;
+    struct slot_list list = {};
+
+    config.gridDim = dim3(1);
     config.blockDim = dim3(THREADS);
     config.stream = stream;
-    config.gridDim = dim3(first);
-    cudaError_t error = cudaLaunchKernelEx(&config, batch_exact<false>, *job);
-    if (error != cudaSuccess)
-        return error;
-    config.gridDim = dim3(second);
-    return cudaLaunchKernelEx(&config, batch_exact<true>, *job);
+    for (uint64_t at = 0; at < count && error == cudaSuccess; at += SLOTS) {
+        uint32_t part = count - at < SLOTS ? (uint32_t)(count - at) : SLOTS;
+        memcpy(list.slots, slots + at, part * sizeof(*slots));
+        error = cudaLaunchKernelEx(&config, batch_slots, to + at, part, list);
+    }
+    return error;
 }

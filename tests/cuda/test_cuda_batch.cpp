@@ -15,6 +15,7 @@ extern "C" {
 
 #include <math.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "apply/cuda/batch.h"
@@ -27,7 +28,7 @@ extern "C" {
 namespace
 {
 
-const unsigned SHAPES = 150;
+const unsigned SHAPES = 180;
 
 uint64_t random_state = 7;
 
@@ -63,25 +64,39 @@ size_t size_of(enum dtype dtype)
     return dtype == DTYPE_F32 ? 4 : 2;
 }
 
-std::vector<uint8_t> random_elements(size_t count, enum dtype dtype)
+std::vector<uint8_t> elements_of(const std::vector<float> &values, enum dtype dtype)
 {
-    std::vector<float> values = random_values(count, false);
-    std::vector<uint8_t> bytes(count * size_of(dtype) + 1);
+    std::vector<uint8_t> bytes(values.size() * size_of(dtype) + 1);
 
-    dtype_narrow(bytes.data(), values.data(), count, dtype);
+    dtype_narrow(bytes.data(), values.data(), values.size(), dtype);
     return bytes;
 }
 
+std::vector<uint8_t> random_elements(size_t count, enum dtype dtype)
+{
+    return elements_of(random_values(count, false), dtype);
+}
+
+enum merge_dtype merge_dtype_of(enum dtype dtype)
+{
+    return dtype == DTYPE_F32 ? MERGE_F32 : dtype == DTYPE_BF16 ? MERGE_BF16 : MERGE_F16;
+}
+
 struct trial {
-    size_t rank, in, out, in_max, adapters, rows, x_stride, y_stride, skip;
-    enum dtype dtype;
-    std::vector<float> a, b_matrix, vectors; /* vectors: [adapters, rank + out + skip] */
+    size_t rank, in, out, in_max, adapters, rows, x_stride, y_stride, skip, at_a_time;
+    enum dtype dtype, kept;
+    std::vector<float> a, b_matrix;
     std::vector<int32_t> slots;
-    std::vector<uint8_t> x, y;
+    std::vector<uint8_t> x, y, vectors; /* vectors: [adapters, rank + out + skip] */
 
     size_t vector_stride() const
     {
         return rank + out + skip;
+    }
+
+    bool has_adapter(size_t row) const
+    {
+        return slots[row] >= 0 && static_cast<size_t>(slots[row]) < adapters;
     }
 };
 
@@ -90,6 +105,16 @@ size_t random_size()
     static const uint32_t sizes[] = {1, 2, 3, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 130};
 
     return sizes[random_below(14)];
+}
+
+/* Mostly one of the adapters; else a number that is none's. */
+int32_t random_slot(size_t adapters)
+{
+    const int32_t none[] = {-1, -1, INT32_MIN, INT32_MAX, static_cast<int32_t>(adapters)};
+
+    if (random_below(4) == 0)
+        return none[random_below(5)];
+    return static_cast<int32_t>(random_below(static_cast<uint32_t>(adapters)));
 }
 
 trial trial_make(size_t rows, size_t rank, size_t in, size_t out)
@@ -106,16 +131,16 @@ trial trial_make(size_t rows, size_t rank, size_t in, size_t out)
     t.x_stride = in + random_below(2) * random_below(5);
     t.y_stride = out + random_below(2) * random_below(5);
     t.skip = random_below(2) * random_below(5);
+    t.at_a_time = random_below(3) ? rows + random_below(3) + 1 : 1 + random_below(40);
     t.dtype = dtypes[random_below(3)];
+    t.kept = dtypes[random_below(3)];
     t.a = random_values(rank * t.in_max, true);
     t.b_matrix = random_values(out * rank, true);
-    t.vectors = random_values(t.adapters * t.vector_stride(), true);
+    t.vectors = elements_of(random_values(t.adapters * t.vector_stride(), true), t.kept);
     t.x = random_elements(rows * t.x_stride, t.dtype);
     t.y = random_elements(rows * t.y_stride, t.dtype);
     for (size_t i = 0; i < rows; i++)
-        t.slots.push_back(
-            static_cast<int32_t>(random_below(static_cast<uint32_t>(t.adapters) + 1)) - 1
-        );
+        t.slots.push_back(random_slot(t.adapters));
     return t;
 }
 
@@ -134,18 +159,15 @@ std::vector<uint8_t> on_cpu(const trial &t)
     basis.out = t.out;
     assert_int_equal(batch_basis_pack(&packed, &basis), 0);
     for (size_t i = 0; i < t.rows; i++) {
-        if (t.slots[i] >= 0)
-            rows.push_back(
-                {i, reinterpret_cast<const uint8_t *>(
-                        &t.vectors[static_cast<size_t>(t.slots[i]) * t.vector_stride()]
-                    )}
-            );
+        size_t at = static_cast<size_t>(t.slots[i]) * t.vector_stride() * size_of(t.kept);
+        if (t.has_adapter(i))
+            rows.push_back({i, t.vectors.data() + at});
     }
     struct batch batch = {};
     batch.basis = &packed;
     batch.in = t.in;
     batch.out = t.out;
-    batch.vectors = DTYPE_F32;
+    batch.vectors = t.kept;
     batch.rows = rows.data();
     batch.row_count = rows.size();
     batch.dtype = t.dtype;
@@ -177,10 +199,11 @@ template <typename T> struct device_copy {
 
 std::vector<uint8_t> on_device(const trial &t)
 {
-    device_copy<float> a(t.a), b_matrix(t.b_matrix), vectors(t.vectors);
-    device_copy<float> scaled(std::vector<float>(t.rows * t.rank, NAN));
-    device_copy<int32_t> slots(t.slots);
-    device_copy<uint8_t> x(t.x), y(t.y);
+    device_copy<float> a(t.a), b_matrix(t.b_matrix);
+    device_copy<float> scaled(std::vector<float>(std::min(t.rows, t.at_a_time) * t.rank, NAN));
+    device_copy<int32_t> slots(std::vector<int32_t>(t.rows, 12345));
+    device_copy<uint8_t> x(t.x), y(t.y), vectors(t.vectors);
+    std::vector<int32_t> own_slots = t.slots;
     std::vector<uint8_t> result(t.y.size());
     batch_job job = {};
     cudaStream_t stream;
@@ -200,8 +223,13 @@ std::vector<uint8_t> on_device(const trial &t)
     job.in = t.in;
     job.out = t.out;
     job.rank = t.rank;
-    job.dtype = t.dtype == DTYPE_F32 ? MERGE_F32 : t.dtype == DTYPE_BF16 ? MERGE_BF16 : MERGE_F16;
+    job.slot_count = t.adapters;
+    job.scaled_rows = t.at_a_time;
+    job.dtype = merge_dtype_of(t.dtype);
+    job.vectors_dtype = merge_dtype_of(t.kept);
     assert_int_equal(cudaStreamCreate(&stream), cudaSuccess);
+    assert_int_equal(batch_slots_launch(slots.at, own_slots.data(), t.rows, stream), cudaSuccess);
+    own_slots.assign(t.rows, -7); /* they were read */
     assert_int_equal(batch_exact_launch(&job, stream), cudaSuccess);
     assert_int_equal(cudaStreamSynchronize(stream), cudaSuccess);
     assert_int_equal(cudaStreamDestroy(stream), cudaSuccess);
@@ -249,9 +277,20 @@ void rows_without_an_adapter_keep_their_bits(void **)
 {
     trial t = trial_make(40, 20, 30, 70);
 
-    for (int32_t &slot : t.slots)
-        slot = -1;
-    assert_true(on_device(t) == t.y);
+    for (int32_t none : {-1, INT32_MIN, INT32_MAX, static_cast<int32_t>(t.adapters)}) {
+        t.slots.assign(t.rows, none);
+        assert_true(on_device(t) == t.y);
+    }
+}
+
+/* More slots than one kernel's arguments. */
+void many_rows_have_the_cpus_bits(void **)
+{
+    for (size_t rows : {999u, 1000u, 1001u, 2345u}) {
+        trial t = trial_make(rows, 3, 2, 5);
+        emulated_fibers(EMULATED_FORWARD);
+        assert_true(on_device(t) == on_cpu(t));
+    }
 }
 
 void what_cannot_be_launched_is_said(void **)
@@ -260,16 +299,42 @@ void what_cannot_be_launched_is_said(void **)
 
     assert_int_equal(batch_exact_launch(&job, nullptr), cudaSuccess);
     assert_int_equal(emulated_calls("cudaLaunchKernel"), 0);
-    job.rows = UINT64_C(32) << 20;
-    job.rank = 64;
-    job.out = UINT64_C(64) << 11; /* 2^31 tiles */
-    assert_int_equal(batch_exact_launch(&job, nullptr), cudaErrorInvalidConfiguration);
-    job.rows = UINT64_MAX - 40;
-    assert_int_equal(batch_exact_launch(&job, nullptr), cudaErrorInvalidConfiguration);
-    assert_int_equal(emulated_calls("cudaLaunchKernel"), 0);
-    job.rows = job.out = 1;
+    job.rows = job.out = job.rank = job.scaled_rows = 1;
     emulated_fail("cudaLaunchKernel", 1, cudaErrorNoKernelImageForDevice);
     assert_int_equal(batch_exact_launch(&job, nullptr), cudaErrorNoKernelImageForDevice);
+    assert_int_equal(emulated_calls("cudaLaunchKernel"), 1);
+    const int32_t slots[2000] = {};
+    emulated_fail("cudaLaunchKernel", 2, cudaErrorNoKernelImageForDevice);
+    device_copy<int32_t> to(std::vector<int32_t>(2000, 0));
+    assert_int_equal(
+        batch_slots_launch(to.at, slots, 2000, nullptr), cudaErrorNoKernelImageForDevice
+    );
+    assert_int_equal(emulated_calls("cudaLaunchKernel"), 3);
+}
+
+/* Tiles of one launch stay below 2^31. */
+void a_launch_takes_as_many_rows_as_it_has_tiles_for(void **)
+{
+    const uint64_t most = INT32_MAX;
+    const struct {
+        uint64_t rank, out, rows;
+    } cases[] = {
+        {1, 1, 32 * most},         {64, 64, 32 * most},
+        {64, 65, 32 * (most / 2)}, {4096, 64, 32 * (most / 64)},
+        {64, 64 * most, 32},       {64, 64 * most + 1, 0},
+        {64, UINT64_MAX, 0},
+    };
+
+    for (const auto &wanted : cases) {
+        batch_job job = {};
+        job.rank = wanted.rank;
+        job.out = wanted.out;
+        assert_true(batch_launch_rows(&job) == wanted.rows);
+        job.rows = job.scaled_rows = 1;
+        if (wanted.rows == 0)
+            assert_int_equal(batch_exact_launch(&job, nullptr), cudaErrorInvalidConfiguration);
+    }
+    assert_int_equal(emulated_calls("cudaLaunchKernel"), 0);
 }
 
 int setup(void **)
@@ -293,6 +358,9 @@ int main()
          nullptr},
         {"rows_without_an_adapter_keep_their_bits", rows_without_an_adapter_keep_their_bits, setup,
          teardown, nullptr},
+        {"many_rows_have_the_cpus_bits", many_rows_have_the_cpus_bits, setup, teardown, nullptr},
+        {"a_launch_takes_as_many_rows_as_it_has_tiles_for",
+         a_launch_takes_as_many_rows_as_it_has_tiles_for, setup, teardown, nullptr},
         {"what_cannot_be_launched_is_said", what_cannot_be_launched_is_said, setup, teardown,
          nullptr},
     };
