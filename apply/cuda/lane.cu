@@ -353,15 +353,6 @@ static enum merge_dtype merge_dtype_of(enum dtype dtype)
     return dtype == DTYPE_F32 ? MERGE_F32 : dtype == DTYPE_BF16 ? MERGE_BF16 : MERGE_F16;
 }
 
-static const struct resident *resident_find(const struct session *session, const float *a)
-{
-    for (size_t i = 0; i < session->base_count; i++) {
-        if (session->bases[i].host.a == a)
-            return &session->bases[i];
-    }
-    return nullptr;
-}
-
 /* Where the next ones go in the parameters: the same place on the host and on the device. */
 struct parameter_writer {
     struct merge_tensor *tensors;

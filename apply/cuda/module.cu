@@ -204,6 +204,15 @@ module_basis_add(void *state, const struct backend_basis *basis, struct backend_
     return err;
 }
 
+const struct resident *resident_find(const struct session *session, const float *a)
+{
+    for (size_t i = 0; i < session->base_count; i++) {
+        if (session->bases[i].host.a == a)
+            return &session->bases[i];
+    }
+    return nullptr;
+}
+
 static const char *module_device_name(void *session)
 {
     return ((const struct session *)session)->name;

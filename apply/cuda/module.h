@@ -43,6 +43,32 @@ int fault_memory(struct backend_fault *fault, const char *what, uint64_t bytes);
             return fault_cuda(fault, #call, error_);                                               \
     } while (0)
 
+/* Until the scope is left the calling thread's current device is this one, unless there is an
+   `error`. */
+struct device_scope {
+    int before = -1;
+    bool changed = false;
+    cudaError_t error;
+
+    explicit device_scope(int device)
+    {
+        error = cudaGetDevice(&before);
+        if (error != cudaSuccess || before == device)
+            return;
+        error = cudaSetDevice(device);
+        changed = error == cudaSuccess;
+    }
+    device_scope(const device_scope &) = delete;
+    ~device_scope()
+    {
+        if (changed)
+            (void)cudaSetDevice(before);
+    }
+};
+
+/* The basis that was added with that `a`, or NULL. */
+const struct resident *resident_find(const struct session *session, const float *a);
+
 int cuda_lane_open(void **out, void *session, unsigned threads, struct backend_fault *fault);
 void cuda_lane_close(void *lane);
 int cuda_lane_memory(
