@@ -45,6 +45,8 @@ static int check_finite(const float *values, uint64_t rows, uint64_t columns, co
 
 static void entry_drop(struct basis_cache *cache, size_t i)
 {
+    if (cache->leaves)
+        cache->leaves(cache->context, cache->entries[i].basis.a);
     cache->bytes -= cache->entries[i].bytes;
     basis_release(&cache->entries[i].basis);
     cache->entries[i] = cache->entries[--cache->count];

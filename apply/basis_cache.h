@@ -30,6 +30,9 @@ struct basis_cache {
     size_t count;
     uint64_t bytes, bytes_max;
     uint64_t clock; /* counts uses */
+    /* Told of the A of a pair before it is freed, for who has copies elsewhere. May be NULL. */
+    void (*leaves)(void *context, const float *a);
+    void *context;
 };
 
 void basis_cache_release(struct basis_cache *cache);

@@ -49,6 +49,8 @@ int live_new(struct live **out, const struct live_options *options)
     if (!live->options.threads)
         live->options.threads = crew_size(SIZE_MAX);
     live->bases.bytes_max = options->basis_max ? options->basis_max : LIVE_BASIS_MAX;
+    live->bases.leaves = live_devices_forget;
+    live->bases.context = &live->weights.devices;
     pthread_mutex_init(&live->changing, NULL);
     pthread_mutex_init(&live->state_mutex, NULL);
     /* Readers that come one after the other without a gap must not keep a swap waiting. */
@@ -198,7 +200,11 @@ change(struct live *live, struct live_write *write, struct live_state *next, dou
     if (err < 0)
         return err;
     double stopped = seconds_now();
-    if ((err = live_write_run(write)) == 0) {
+    if ((err = live_write_follow(write)) == 0)
+        err = live_write_run(write);
+    if (write->torn)
+        *next = (struct live_state){.torn = true};
+    if (err == 0 || write->torn) {
         next->epoch = live->state.epoch + 1;
         next->had_previous = live->state.attached;
         next->previous = live->state.snapshot;
@@ -212,10 +218,17 @@ change(struct live *live, struct live_write *write, struct live_state *next, dou
     return err;
 }
 
+static struct live_write_options write_options(const struct live *live)
+{
+    return (struct live_write_options
+    ){.threads = live->options.threads, .kept_most = live->options.kept_max};
+}
+
 static int swap_planned(struct live *live, const struct loaded_adapter *loaded, double begin)
 {
     AUTO_PLAN(plan);
     AUTO_LIVE_WRITE(write);
+    const struct live_write_options options = write_options(live);
     const struct basis *basis = NULL;
     struct live_state next = {
         .attached = true,
@@ -227,7 +240,7 @@ static int swap_planned(struct live *live, const struct loaded_adapter *loaded, 
     if ((err = plan_make(&plan, loaded, &live->weights.table)) < 0 ||
         (err = pin_compare(&next.pinned, live, &plan)) < 0 ||
         (err = basis_cache_get(&basis, &live->bases, &plan)) < 0 ||
-        (err = live_write_init(&write, &live->weights, &plan, basis, live->options.threads)) < 0)
+        (err = live_write_init(&write, &live->weights, &plan, basis, &options)) < 0)
         return err;
     return change(live, &write, &next, begin);
 }
@@ -290,14 +303,15 @@ int live_swap_directory(struct live_state *out, struct live *live, const char *d
 static int detach_locked(struct live *live, double begin)
 {
     AUTO_LIVE_WRITE(write);
+    const struct live_write_options options = write_options(live);
     struct live_state next = {0};
     int err;
 
     if (!live->ready)
         return error_set(E_INVALID, "the live model is not sealed");
-    if (!live->state.attached)
+    if (!live->state.attached && !live->state.torn)
         return 0;
-    err = live_write_init(&write, &live->weights, NULL, NULL, live->options.threads);
+    err = live_write_init(&write, &live->weights, NULL, NULL, &options);
     return err < 0 ? err : change(live, &write, &next, begin);
 }
 

@@ -5,7 +5,8 @@
  * A swap goes from pristine weights and the new vectors straight to the live ones: nothing is ever
  * subtracted, so after any number of swaps the bits are those of a fresh merge (P6), and without an
  * adapter the base model's. Everything is checked, and has its memory, before the first write; what
- * fails leaves every byte as it was.
+ * fails leaves every byte as it was. Only a GPU that fails while it writes leaves a mixture: the
+ * state then says so, and the next change writes all that may be wrong anew.
  *
  * Threads: any may call anything but live_free() at any time. One swap runs at a time. Those who
  * compute with the weights hold the model for reading (live_read_begin), or are stopped by the
@@ -23,6 +24,7 @@ struct live_options {
     const char *base;   /* the model's directory; NULL: a copy of the weights is kept */
     unsigned threads;   /* 0: one per core */
     uint64_t basis_max; /* bytes of A and B that are kept; 0: LIVE_BASIS_MAX */
+    uint64_t kept_max;  /* of each GPU's memory, for copies of the base's weights */
     /* Called in the thread that swaps, before the first write and after the last. What `pause`
        returns, if not 0, ends the swap with E_CONFLICT, and nothing is written. May be NULL. */
     int (*pause)(void *context);
@@ -41,6 +43,7 @@ struct live_state {
     uint64_t modules;       /* of the adapter */
     bool had_previous;      /* an adapter was there before the last change */
     struct digest previous;
+    bool torn; /* a device failed in the last change: the weights are a mixture, and no adapter's */
     double seconds; /* that the last change took */
     double stopped; /* of these, while nobody could read */
 };
@@ -58,7 +61,7 @@ MUST_CHECK int live_seal(struct live *live);
    already: nothing is done, and the epoch stays. `out` may be NULL. Errors: adapter_load()'s,
    plan_make()'s; E_CONFLICT, naming the modules, where a digest of the pin is not that of the
    pristine weight; E_UNSUPPORTED where the adapter brings tensors that were not registered;
-   E_INVALID before live_seal(); basis_cache_get()'s; E_NOMEM. */
+   E_INVALID before live_seal(); basis_cache_get()'s; E_DEVICE; E_NOMEM. */
 MUST_CHECK int
 live_swap(struct live_state *out, struct live *live, const struct snapshot *snapshot);
 
@@ -66,7 +69,7 @@ live_swap(struct live_state *out, struct live *live, const struct snapshot *snap
 MUST_CHECK int live_swap_bundle(struct live_state *out, struct live *live, struct bytes bundle);
 MUST_CHECK int live_swap_directory(struct live_state *out, struct live *live, const char *dir);
 
-/* The base model's own weights again. Without an adapter: nothing is done. */
+/* The base model's own weights again. Without an adapter, and not torn: nothing is done. */
 MUST_CHECK int live_detach(struct live_state *out, struct live *live);
 
 /* Never waits for a swap. */

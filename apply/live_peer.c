@@ -16,6 +16,7 @@ static void state_tell(struct control_state *out, const struct live_state *state
         .attached = state->attached,
         .had_previous = state->had_previous,
         .pinned = state->pinned,
+        .torn = state->torn,
         .snapshot = state->snapshot,
         .previous = state->previous,
         .nanoseconds = (uint64_t)(state->seconds * 1e9),

@@ -21,6 +21,32 @@ static int tensor_compare(const void *a, const void *b)
 
 /* The tensors as a model */
 
+/* Bytes that lie one behind the other on a device are a row. */
+static int
+resident_read(uint8_t *data, const struct live_tensor *tensor, uint64_t offset, size_t len)
+{
+    const struct live_part *part = tensor->whole_resident;
+    enum dtype dtype = tensor->tensor.dtype;
+    size_t element = dtype_bits(dtype) / 8;
+    int err = 0;
+
+    for (size_t at = 0; err == 0 && at < len;) {
+        /* From the first element that is asked for in part to the last one. */
+        uint64_t from = (offset + at) / element * element;
+        size_t before = (size_t)(offset + at - from);
+        size_t most = len - at < LIVE_BLOCK_BYTES ? len - at : LIVE_BLOCK_BYTES;
+        struct backend_place place = {.data = part->resident + from, .on_device = true};
+        const uint8_t *block;
+        err = live_device_fetch(
+            &block, part->device, place, dtype, 1, (before + most + element - 1) / element
+        );
+        if (err == 0)
+            memcpy(data + at, block + before, most);
+        at += most;
+    }
+    return err;
+}
+
 static int table_read(
     void *data,
     const struct model *model,
@@ -32,6 +58,8 @@ static int table_read(
     const struct live_weights *weights = model->reading;
     const struct live_tensor *tensor = &weights->tensors[place->shard];
 
+    if (tensor->whole_resident)
+        return resident_read(data, tensor, offset, len);
     if (!tensor->whole.data)
         return error_set(
             E_UNSUPPORTED, "%s: this process has no more than a part of it", tensor->name
@@ -75,7 +103,10 @@ static int table_make(struct live_weights *weights)
 
 /* Two parts that begin at one place, or plain ones that meet. */
 
+#define HOST_MEMORY (-1)
+
 struct range {
+    int memory;           /* the device's number; HOST_MEMORY */
     uintptr_t begin, end; /* end: of what must not be anyone else's */
     const char *name;
 };
@@ -84,6 +115,8 @@ static int range_compare(const void *a, const void *b)
 {
     const struct range *x = a, *y = b;
 
+    if (x->memory != y->memory)
+        return (x->memory > y->memory) - (x->memory < y->memory);
     return (x->begin > y->begin) - (x->begin < y->begin);
 }
 
@@ -97,7 +130,8 @@ static struct range range_of(const struct live_tensor *tensor, const struct live
     uintptr_t begin = (uintptr_t)part->data;
 
     return (struct range
-    ){begin, begin + (whole ? (size_t)part->rows * row : element), tensor->name};
+    ){part->device ? part->device->number : HOST_MEMORY, begin,
+      begin + (whole ? (size_t)part->rows * row : element), tensor->name};
 }
 
 static int overlaps_check(const struct live_weights *weights)
@@ -118,7 +152,7 @@ static int overlaps_check(const struct live_weights *weights)
     }
     qsort(ranges, count, sizeof(*ranges), range_compare);
     for (size_t i = 1; i < count; i++) {
-        if (ranges[i].begin >= ranges[i - 1].end)
+        if (ranges[i].memory != ranges[i - 1].memory || ranges[i].begin >= ranges[i - 1].end)
             continue;
         if (err == 0)
             err = error_hint(
@@ -261,25 +295,60 @@ static bool part_equals(const struct live_part *part, size_t element)
     return true;
 }
 
-/* What is wrong with a tensor that the base has too; NULL: it is the base's. */
-static const char *tensor_take(struct live_tensor *tensor, const struct tensor *base)
+/* It comes here to be compared, block by block. */
+static int device_part_equals(bool *out, const struct live_part *part, enum dtype dtype)
+{
+    size_t row = (size_t)part->columns * (dtype_bits(dtype) / 8);
+    uint64_t step = live_device_rows(part->rows, row);
+    int err = 0;
+
+    *out = true;
+    for (uint64_t at = 0; *out && at < part->rows; at += step) {
+        uint64_t rows = part->rows - at < step ? part->rows - at : step;
+        const uint8_t *live;
+        err = live_device_fetch(
+            &live, part->device, live_part_place(part, dtype, at), dtype, rows, part->columns
+        );
+        if (err < 0)
+            return err;
+        for (uint64_t i = 0; *out && i < rows; i++)
+            *out = memcmp(live + i * row, part->pristine + (at + i) * part->pristine_stride, row) ==
+                   0;
+    }
+    return 0;
+}
+
+/* *why: what is wrong with a tensor that the base has too; NULL: it is the base's. */
+static int tensor_take(const char **why, struct live_tensor *tensor, const struct tensor *base)
 {
     const struct tensor *ours = &tensor->tensor;
     size_t element = dtype_bits(ours->dtype) / 8;
+    bool shape = ours->dims == base->dims && memcmp(ours->shape, base->shape, ours->dims * 8) == 0;
 
-    if (ours->dims != base->dims || memcmp(ours->shape, base->shape, ours->dims * 8) != 0)
-        return "has another shape there";
-    if (ours->dtype != base->dtype)
-        return "has another dtype there";
+    *why = !shape                       ? "has another shape there"
+           : ours->dtype != base->dtype ? "has another dtype there"
+                                        : NULL;
+    if (*why)
+        return 0;
     for (size_t i = 0; i < tensor->part_count; i++) {
         struct live_part *part = &tensor->parts[i];
         part->pristine_stride = (size_t)tensor->shape[1] * element;
         part->pristine = tensor->whole.data + part->row * part->pristine_stride +
                          part->column * element;
-        if (!part_equals(part, element))
-            return "has other values in memory";
+        bool equal = true;
+        int err = 0;
+        if (part->device)
+            err = device_part_equals(&equal, part, ours->dtype);
+        else
+            equal = part_equals(part, element);
+        if (err < 0)
+            return error_wrap(err, "%s", tensor->name);
+        if (!equal) {
+            *why = "has other values in memory";
+            return 0;
+        }
     }
-    return NULL;
+    return 0;
 }
 
 static int base_take(struct live_weights *weights, const struct model *base)
@@ -303,7 +372,9 @@ static int base_take(struct live_weights *weights, const struct model *base)
         ){weights->maps[found.shard].data + shard->table.header_bytes + found.tensor->begin,
           (size_t)tensor_bytes(found.tensor)};
         weights->from_base++;
-        const char *why = tensor_take(tensor, found.tensor);
+        const char *why;
+        if ((failed = tensor_take(&why, tensor, found.tensor)) < 0)
+            return failed;
         if (!why)
             continue;
         if (err == 0) {
@@ -343,6 +414,25 @@ static int part_keep(struct live_part *part, size_t element)
     return 0;
 }
 
+/* Within the memory of its device. */
+static int device_part_keep(struct live_part *part, enum dtype dtype)
+{
+    struct backend_place live = live_part_place(part, dtype, 0);
+    struct backend_place to = {.on_device = true};
+    size_t bytes;
+    int err;
+
+    if (__builtin_mul_overflow(
+            (size_t)part->rows, (size_t)part->columns * (dtype_bits(dtype) / 8), &bytes
+        ))
+        return error_set(E_NOMEM, "out of memory for a copy of the weights");
+    if ((err = device_memory_new(&part->resident, &part->device->device, bytes)) < 0)
+        return err;
+    to.data = part->resident;
+    const struct backend_job job = live_copy_job(to, live, dtype, part->rows, part->columns);
+    return lane_merge(&part->device->lane, &job, 1);
+}
+
 static int tensor_keep(struct live_tensor *tensor)
 {
     size_t element = dtype_bits(tensor->tensor.dtype) / 8;
@@ -350,9 +440,16 @@ static int tensor_keep(struct live_tensor *tensor)
     for (size_t i = 0; i < tensor->part_count; i++) {
         struct live_part *part = &tensor->parts[i];
         int err = interrupt_check();
-        if (err < 0 || (err = part_keep(part, element)) < 0)
+        if (err == 0)
+            err = part->device ? device_part_keep(part, tensor->tensor.dtype)
+                               : part_keep(part, element);
+        if (err < 0)
             return error_wrap(err, "%s", tensor->name);
-        if (part->rows == tensor->shape[0] && part->columns == tensor->shape[1])
+        if (part->rows != tensor->shape[0] || part->columns != tensor->shape[1])
+            continue;
+        if (part->device)
+            tensor->whole_resident = part;
+        else
             tensor->whole = buf_bytes(&part->kept);
     }
     return 0;
@@ -381,6 +478,10 @@ int live_weights_seal(struct live_weights *weights, const char *base_dir)
     weights->sealed = true; /* what fails from here on is of no more use */
     if ((err = table_make(weights)) < 0 || (err = overlaps_check(weights)) < 0)
         return err;
+    for (size_t i = 0; i < weights->devices.count; i++) {
+        if ((err = live_device_follow(weights->devices.all[i])) < 0)
+            return err;
+    }
     if (base_dir) {
         if ((err = model_open(&base, base_dir)) < 0 || (err = base_take(weights, &base)) < 0)
             return err;

@@ -9,6 +9,10 @@
 #include "format/limits.h"
 #include "format/text.h"
 
+/* Handles of CUDA's that stand for streams: the default one, and each thread's own. */
+#define STREAM_LEGACY     1
+#define STREAM_PER_THREAD 2
+
 static int place_error(const struct live_place *place, const char *why)
 {
     char name[TEXT_QUOTE_SIZE];
@@ -81,6 +85,31 @@ static int place_check(const struct live_place *place)
     }
     if ((uintptr_t)place->data % (dtype_bits(place->dtype) / 8))
         return place_error(place, "the pointer is not aligned");
+    if (place->on_device && place->device < 0)
+        return place_error(place, "the device's number is negative");
+    if (place->on_device && (uintptr_t)place->stream == STREAM_PER_THREAD)
+        return place_error(place, "cudaStreamPerThread is another stream in each thread");
+    return 0;
+}
+
+/* The part's device, which must have all of its memory. */
+static int part_find_device(
+    struct live_part *part, struct live_weights *weights, const struct live_place *place
+)
+{
+    size_t element = dtype_bits(place->dtype) / 8;
+    size_t bytes = (size_t)(part->rows - 1) * part->row_stride +
+                   (size_t)(part->columns - 1) * part->column_stride + element;
+    bool legacy = (uintptr_t)place->stream == STREAM_LEGACY;
+    struct live_device *device;
+    int err;
+
+    if ((err = live_device_of(&device, &weights->devices, place->device)) < 0)
+        return error_wrap(err, "'%s' lies in a GPU's memory", place->name);
+    if ((err = device_memory_check(&device->device, place->data, bytes)) < 0 ||
+        (err = live_device_use(device, legacy ? NULL : place->stream)) < 0)
+        return error_wrap(err, "'%s'", place->name);
+    part->device = device;
     return 0;
 }
 
@@ -139,6 +168,8 @@ int live_weights_add(struct live_weights *weights, const struct live_place *plac
     struct live_tensor *tensor = tensor_named(weights, place->name);
     if (tensor && !is_same(tensor, place))
         return place_error(place, "was registered with another shape, dtype or orientation");
+    if (place->data && place->on_device && (err = part_find_device(&part, weights, place)) < 0)
+        return err;
     if (!tensor && (err = tensor_new(&tensor, weights, place)) < 0)
         return err;
     if (!place->data)
@@ -155,12 +186,17 @@ void live_weights_release(struct live_weights *weights)
 {
     for (size_t i = 0; i < weights->count; i++) {
         struct live_tensor *tensor = &weights->tensors[i];
-        for (size_t k = 0; k < tensor->part_count; k++)
-            buf_release(&tensor->parts[k].kept);
+        for (size_t k = 0; k < tensor->part_count; k++) {
+            struct live_part *part = &tensor->parts[k];
+            if (part->device)
+                device_memory_free(&part->device->device, part->resident);
+            buf_release(&part->kept);
+        }
         free(tensor->parts);
         free(tensor->name);
     }
     free(weights->tensors);
+    live_devices_release(&weights->devices);
     for (size_t i = 0; i < weights->map_count; i++)
         file_unmap(&weights->maps[i]);
     free(weights->maps);
@@ -173,11 +209,34 @@ struct live_tensor *live_tensor_of(struct live_weights *weights, const struct mo
     return &weights->tensors[place->shard];
 }
 
+/* It comes here to be hashed, block by block. */
+static int resident_digest(struct digest *out, const struct live_tensor *tensor)
+{
+    const struct live_part *part = tensor->whole_resident;
+    size_t row = (size_t)part->columns * (dtype_bits(tensor->tensor.dtype) / 8);
+    uint64_t step = live_device_rows(part->rows, row);
+    AUTO_HASH(hash);
+    int err = hash_init(&hash);
+
+    for (uint64_t at = 0; err == 0 && at < part->rows; at += step) {
+        uint64_t rows = part->rows - at < step ? part->rows - at : step;
+        const uint8_t *data;
+        err = live_device_fetch(
+            &data, part->device, live_part_pristine(part, tensor->tensor.dtype, at),
+            tensor->tensor.dtype, rows, part->columns
+        );
+        if (err == 0)
+            err = hash_update(&hash, data, (size_t)rows * row);
+    }
+    return err < 0 ? error_wrap(err, "%s", tensor->name) : hash_final(out, &hash);
+}
+
 int live_tensor_digest(struct digest *out, bool *has, struct live_tensor *tensor)
 {
-    *has = tensor->whole.data != NULL;
+    *has = tensor->whole.data || tensor->whole_resident;
     if (*has && !tensor->has_digest) {
-        int err = digest_of(&tensor->digest, tensor->whole);
+        int err = tensor->whole.data ? digest_of(&tensor->digest, tensor->whole)
+                                     : resident_digest(&tensor->digest, tensor);
         if (err < 0)
             return err;
         tensor->has_digest = true;
@@ -210,4 +269,31 @@ void live_part_put(
         for (uint64_t k = 0; k < part->columns; k++)
             memcpy(to + k * part->column_stride, at + k * element, element);
     }
+}
+
+/* Elements that lie side by side need no stride. */
+struct backend_place live_part_place(const struct live_part *part, enum dtype dtype, uint64_t row)
+{
+    size_t element = dtype_bits(dtype) / 8;
+
+    return (struct backend_place){
+        .data = part->data + row * part->row_stride,
+        .row_stride = part->row_stride / element,
+        .column_stride = live_part_is_plain(part, element) ? 0 : part->column_stride / element,
+        .on_device = true,
+    };
+}
+
+struct backend_place
+live_part_pristine(const struct live_part *part, enum dtype dtype, uint64_t row)
+{
+    size_t element = dtype_bits(dtype) / 8;
+
+    if (part->resident)
+        return (struct backend_place
+        ){.data = part->resident + row * part->columns * element, .on_device = true};
+    return (struct backend_place){
+        .data = (uint8_t *)(uintptr_t)(part->pristine + row * part->pristine_stride),
+        .row_stride = part->pristine_stride / element,
+    };
 }

@@ -14,24 +14,72 @@
 
 /* Making the list */
 
-static int jobs_add(struct live_write *write, const struct live_job *all)
+static int host_part_add(struct live_write *write, const struct live_job *whole)
 {
-    for (size_t i = 0; i < all->tensor->part_count; i++) {
-        const struct live_part *part = &all->tensor->parts[i];
-        for (uint64_t row = 0; row < part->rows; row += JOB_ROWS) {
-            int err = array_grow(
-                &write->jobs, &write->room, write->count + 1, sizeof(*write->jobs)
-            );
-            if (err < 0)
-                return err;
-            struct live_job *job = &write->jobs[write->count++];
-            *job = *all;
-            job->part = part;
-            job->row = row;
-            job->rows = part->rows - row < JOB_ROWS ? part->rows - row : JOB_ROWS;
-        }
+    for (uint64_t row = 0; row < whole->rows; row += JOB_ROWS) {
+        int err = array_grow(&write->jobs, &write->room, write->count + 1, sizeof(*write->jobs));
+        if (err < 0)
+            return err;
+        struct live_job *job = &write->jobs[write->count++];
+        *job = *whole;
+        job->row = row;
+        job->rows = whole->rows - row < JOB_ROWS ? whole->rows - row : JOB_ROWS;
     }
     return 0;
+}
+
+/* The launches are as many as there are devices, until all is added. */
+static int device_part_add(struct live_write *write, const struct live_job *whole)
+{
+    size_t i = 0;
+
+    while (write->launches[i].device != whole->part->device)
+        i++;
+    return live_launch_add(&write->launches[i], whole);
+}
+
+static int jobs_add(struct live_write *write, const struct live_job *all)
+{
+    int err = 0;
+
+    for (size_t i = 0; err == 0 && i < all->tensor->part_count; i++) {
+        struct live_job job = *all;
+        job.part = &all->tensor->parts[i];
+        job.rows = job.part->rows;
+        err = job.part->device ? device_part_add(write, &job) : host_part_add(write, &job);
+    }
+    return err;
+}
+
+static int launches_begin(struct live_write *write)
+{
+    const struct live_devices *devices = &write->weights->devices;
+
+    if (!(write->launches = array_new(devices->count, sizeof(*write->launches))))
+        return error_wrap(E_NOMEM, "swap");
+    for (size_t i = 0; i < devices->count; i++)
+        write->launches[i].device = devices->all[i];
+    write->launch_count = devices->count;
+    return 0;
+}
+
+/* Those that have something to write. */
+static int launches_prepare(struct live_write *write, uint64_t kept_most)
+{
+    size_t count = 0;
+    int err = 0;
+
+    for (size_t i = 0; i < write->launch_count; i++) {
+        if (!write->launches[i].count)
+            continue;
+        const struct live_launch launch = write->launches[i];
+        write->launches[i] = (struct live_launch){0};
+        write->launches[count++] = launch;
+    }
+    write->launch_count = count;
+    for (size_t i = 0; err == 0 && i < count; i++)
+        err = live_launch_prepare(&write->launches[i], write->weights, write->basis, kept_most);
+    return err;
 }
 
 static int targets_add(struct live_write *write, const struct plan *plan)
@@ -142,7 +190,7 @@ int live_write_init(
     struct live_weights *weights,
     const struct plan *plan,
     const struct basis *basis,
-    unsigned threads
+    const struct live_write_options *options
 )
 {
     AUTO_LIVE_WRITE(write);
@@ -152,11 +200,14 @@ int live_write_init(
     write.basis = basis;
     if (!(write.changes = array_new(weights->count, sizeof(*write.changes))))
         return error_wrap(E_NOMEM, "swap");
-    if ((plan &&
+    if ((err = launches_begin(&write)) < 0 ||
+        (plan &&
          ((err = targets_add(&write, plan)) < 0 || (err = replacements_add(&write, plan)) < 0)) ||
-        (err = restores_add(&write)) < 0)
+        (err = restores_add(&write)) < 0 ||
+        (err = launches_prepare(&write, options->kept_most)) < 0)
         return err;
-    write.threads = write.count < threads ? (unsigned)write.count : threads;
+    write.threads = write.count < options->threads ? (unsigned)write.count : options->threads;
+    write.threads += (unsigned)write.launch_count;
     if (write.threads == 0)
         write.threads = 1;
     if ((err = memory_take(&write)) < 0)
@@ -168,6 +219,9 @@ int live_write_init(
 
 void live_write_release(struct live_write *write)
 {
+    for (size_t i = 0; i < write->launch_count; i++)
+        live_launch_release(&write->launches[i]);
+    free(write->launches);
     free(write->jobs);
     free(write->changes);
     buf_release(&write->memory);
@@ -181,24 +235,13 @@ static const uint8_t *pristine_row(const struct live_job *job)
     return job->part->pristine + job->row * job->part->pristine_stride;
 }
 
-/* The basis' columns (or, where W lies [in, out], its rows) that the part has, as if they were all
-   that there are. */
 static void job_merge(const struct live_write *write, const struct live_job *job, uint8_t *memory)
 {
     const struct plan_target *target = job->target;
     const struct live_part *part = job->part;
-    const struct basis *basis = write->basis;
+    const struct kernel_term term = live_job_term(job, write->basis);
     size_t element = size_of(job->tensor), row = (size_t)part->columns * element;
     bool plain = live_part_is_plain(part, element);
-    struct kernel_term term = {
-        .a = basis->a,
-        .b_matrix = basis->b,
-        .d = target->d,
-        .b = target->b,
-        .a_stride = basis->in,
-        .rank = basis->rank,
-        .weight = 1,
-    };
     struct kernel_place place = {
         .weights = plain ? part->data + job->row * part->row_stride : memory,
         .stride = plain ? part->row_stride : row,
@@ -207,12 +250,6 @@ static void job_merge(const struct live_write *write, const struct live_job *job
     };
     uint64_t begin = part->row + job->row, end = begin + job->rows;
 
-    if (target->transposed) {
-        term.b_matrix += part->column * basis->rank;
-        term.b += part->column;
-    } else {
-        term.a += part->column;
-    }
     kernel_merge_from(
         &place, job->tensor->tensor.dtype, target->transposed ? part->columns : target->out,
         target->transposed ? target->in : part->columns, target->transposed, begin, end, &term,
@@ -243,10 +280,8 @@ static void job_replace(const struct live_job *job, uint8_t *memory)
     }
 }
 
-static int job_run(void *context, unsigned member, size_t number)
+static int job_run(struct live_write *write, unsigned member, const struct live_job *job)
 {
-    struct live_write *write = context;
-    const struct live_job *job = &write->jobs[number];
     uint8_t *memory = write->memory.data + member * write->share;
 
     if (job->target)
@@ -261,11 +296,46 @@ static int job_run(void *context, unsigned member, size_t number)
     return 0;
 }
 
+/* The devices come first, so that they work while the host's parts are written. */
+static int piece_run(void *context, unsigned member, size_t number)
+{
+    struct live_write *write = context;
+
+    if (number < write->launch_count)
+        return live_launch_run(&write->launches[number]);
+    atomic_store(&write->host_written, true);
+    return job_run(write, member, &write->jobs[number - write->launch_count]);
+}
+
+int live_write_follow(const struct live_write *write)
+{
+    int err = 0;
+
+    for (size_t i = 0; err == 0 && i < write->launch_count; i++)
+        err = live_device_follow(write->launches[i].device);
+    return err;
+}
+
+static bool is_written(const struct live_write *write)
+{
+    bool written = atomic_load(&write->host_written);
+
+    for (size_t i = 0; i < write->launch_count; i++)
+        written = written || write->launches[i].written;
+    return written;
+}
+
 int live_write_run(struct live_write *write)
 {
-    int err = crew_run(job_run, write, write->count, write->threads);
+    int err = crew_run(piece_run, write, write->launch_count + write->count, write->threads);
 
-    for (size_t i = 0; err == 0 && i < write->weights->count; i++)
-        write->weights->tensors[i].changed = write->changes[i];
+    write->torn = err < 0 && is_written(write);
+    for (size_t i = 0; i < write->weights->count; i++) {
+        struct live_tensor *tensor = &write->weights->tensors[i];
+        if (err == 0)
+            tensor->changed = write->changes[i];
+        else if (write->torn)
+            tensor->changed = tensor->changed || write->changes[i];
+    }
     return err;
 }

@@ -59,6 +59,7 @@ int vera_model_new(struct vera_model **out, const struct vera_options *given)
         .base = options.base,
         .threads = options.threads,
         .basis_max = options.basis_bytes,
+        .kept_max = options.kept_bytes,
         .pause = options.pause,
         .resume = options.resume,
         .context = options.context,
@@ -99,6 +100,8 @@ static int place_make(struct live_place *out, const struct vera_tensor *tensor)
         );
     if (tensor->layer < 0 || tensor->layer > VERA_LAYER_CONV1D)
         return error_set(E_INVALID, "'%s': layer %d is none of vera_layer", name, tensor->layer);
+    if (tensor->memory < 0 || tensor->memory > VERA_CUDA)
+        return error_set(E_INVALID, "'%s': memory %d is none of vera_memory", name, tensor->memory);
     if (tensor->reserved[0] || tensor->reserved[1])
         return error_set(E_INVALID, "'%s': a reserved field is not zero", name);
     *out = (struct live_place){
@@ -114,23 +117,11 @@ static int place_make(struct live_place *out, const struct vera_tensor *tensor)
         .rows = tensor->row_count,
         .column = tensor->column_begin,
         .columns = tensor->column_count,
+        .on_device = tensor->memory == VERA_CUDA,
+        .device = tensor->device,
+        .stream = tensor->stream,
     };
     return 0;
-}
-
-/* Is it the memory of a device that this library can write to? */
-static int memory_check(const struct vera_tensor *tensor)
-{
-    const char *name = tensor->name ? tensor->name : "";
-
-    if (tensor->memory == 0 || tensor->memory == VERA_HOST)
-        return 0;
-    if (tensor->memory != VERA_CUDA)
-        return error_set(E_INVALID, "'%s': memory %d is none of vera_memory", name, tensor->memory);
-    int err = error_set(
-        E_DEVICE, "'%s' lies in a GPU's memory: this library writes to the host's only", name
-    );
-    return error_hint(err, "register a copy in host memory, and copy it to the device in 'resume'");
 }
 
 int vera_model_register(struct vera_model *model, const struct vera_tensor *given)
@@ -140,7 +131,7 @@ int vera_model_register(struct vera_model *model, const struct vera_tensor *give
     int err;
 
     if ((err = structure_take(&tensor, sizeof(tensor), given, sizeof(tensor))) < 0 ||
-        (err = memory_check(&tensor)) < 0 || (err = place_make(&place, &tensor)) < 0)
+        (err = place_make(&place, &tensor)) < 0)
         return err;
     return live_register(live_of(model), &place);
 }
@@ -171,6 +162,7 @@ static void state_give(struct vera_state *out, const struct live_state *state)
         .attached = state->attached,
         .pinned = state->pinned,
         .had_previous = state->had_previous,
+        .torn = state->torn,
         .seconds = state->seconds,
         .stopped = state->stopped,
     };

@@ -30,6 +30,8 @@ static int swap_json(const struct control_state *state)
     describe_uint_json(&writer, "modules", state->modules);
     json_write_key(&writer, "pinned");
     json_write_bool(&writer, state->pinned);
+    json_write_key(&writer, "torn");
+    json_write_bool(&writer, state->torn);
     return cli_json_end(&writer);
 }
 
@@ -45,7 +47,7 @@ static int state_say(struct cli *cli, const struct control_state *state)
             state->modules
         );
     else if (!err)
-        err = buf_append_text(&line, "no adapter");
+        err = buf_append_text(&line, state->torn ? "a mixture" : "no adapter");
     if (!err && state->epoch)
         err = buf_printf(
             &line, " in %.2f ms, of these %.2f ms stopped; before it %s",
@@ -56,6 +58,13 @@ static int state_say(struct cli *cli, const struct control_state *state)
     if (!text)
         return err ? err : E_NOMEM;
     cli_say(cli, "%s", text);
+    if (!state->torn)
+        return 0;
+    cli_note(
+        "vera: warning: torn: a GPU failed while the weights were written, and they are not to "
+        "be used"
+    );
+    cli_note("hint: vera swap REV, or --detach, writes them all anew");
     return 0;
 }
 

@@ -8,6 +8,8 @@
 #define FLAG_ATTACHED   1u
 #define FLAG_PREVIOUS   2u
 #define FLAG_PINNED     4u
+#define FLAG_TORN       8u
+#define FLAGS_ALL       15u
 #define BODY_STEP       ((size_t)64 << 10)
 #define BODY_PIECE_MAX  ((size_t)1 << 20)
 #define HEAD_BYTES_MOST (CONTROL_REQUEST_BYTES + BUNDLE_HEADER_BYTES)
@@ -209,7 +211,7 @@ int control_reply_encode(struct buf *out, int code, const struct control_state *
     head[5] = (uint8_t)-code;
     head[6] = (uint8_t
     )((state->attached ? FLAG_ATTACHED : 0) | (state->had_previous ? FLAG_PREVIOUS : 0) |
-      (state->pinned ? FLAG_PINNED : 0));
+      (state->pinned ? FLAG_PINNED : 0) | (state->torn ? FLAG_TORN : 0));
     number_write(head + 8, state->epoch, 8);
     memcpy(head + 16, state->snapshot.bytes, DIGEST_SIZE);
     memcpy(head + 48, state->previous.bytes, DIGEST_SIZE);
@@ -250,6 +252,7 @@ int control_reply_decode(struct control_reply *out, struct bytes head)
              .attached = at[6] & FLAG_ATTACHED,
              .had_previous = at[6] & FLAG_PREVIOUS,
              .pinned = at[6] & FLAG_PINNED,
+             .torn = at[6] & FLAG_TORN,
              .nanoseconds = number_read(at + 88, 8),
              .stopped_nanoseconds = number_read(at + 96, 8)},
         .message_bytes = (uint32_t)number_read(at + 104, 4),
@@ -259,10 +262,11 @@ int control_reply_decode(struct control_reply *out, struct bytes head)
     memcpy(reply.state.previous.bytes, at + 48, DIGEST_SIZE);
     if (reply.message_bytes > CONTROL_MESSAGE_MAX || reply.hint_bytes > CONTROL_HINT_MAX)
         return error_set(E_LIMIT, "reply: its texts are too long");
-    if (reply.code < E_DEVICE || at[6] > 7 || at[7] ||
+    if (reply.code < E_DEVICE || at[6] > FLAGS_ALL || at[7] ||
         (reply.code == 0) != (reply.message_bytes == 0) ||
         (reply.hint_bytes && !reply.message_bytes) ||
         reply.state.attached == digest_is_zero(&reply.state.snapshot) ||
+        (reply.state.attached && reply.state.torn) ||
         (!reply.state.had_previous && !digest_is_zero(&reply.state.previous)))
         return error_set(E_CORRUPT, "reply: it is not canonical");
     *out = reply;

@@ -49,7 +49,7 @@ MUST_CHECK int control_request_decode(struct control_request *out, struct bytes 
 /* What the model computes with, as in apply/live.h. */
 struct control_state {
     uint64_t epoch, modules;
-    bool attached, had_previous, pinned;
+    bool attached, had_previous, pinned, torn;
     struct digest snapshot, previous; /* zero where there is none */
     uint64_t nanoseconds, stopped_nanoseconds;
 };

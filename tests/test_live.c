@@ -405,35 +405,38 @@ static void test_parts_and_strides_that_are_none_are_refused(void **state)
     uint8_t *const odd = (uint8_t *)data + 2;
     const uint64_t huge = UINT64_MAX, wide = LIMIT_FEATURES + 1;
     const int64_t far = INT64_MAX;
+    void *const each_threads = (void *)(uintptr_t)2; /* cudaStreamPerThread */
     const struct {
         struct live_place place;
         int code;
     } bad[] = {
-        {{"", DTYPE_F32, 0, 2, {4, 6}, data, 6, 1, 0, 0, 0, 0}, E_INVALID},
-        {{"a\nb", DTYPE_F32, 0, 2, {4, 6}, data, 6, 1, 0, 0, 0, 0}, E_INVALID},
-        {{NULL, DTYPE_F32, 0, 2, {4, 6}, data, 6, 1, 0, 0, 0, 0}, E_INVALID},
-        {{"w", DTYPE_F64, 0, 2, {4, 6}, data, 6, 1, 0, 0, 0, 0}, E_UNSUPPORTED},
-        {{"w", DTYPE_I32, 0, 2, {4, 6}, data, 6, 1, 0, 0, 0, 0}, E_UNSUPPORTED},
-        {{"w", DTYPE_F32, 0, 0, {4, 6}, data, 6, 1, 0, 0, 0, 0}, E_INVALID},
-        {{"w", DTYPE_F32, 0, 3, {4, 6}, data, 6, 1, 0, 0, 0, 0}, E_INVALID},
-        {{"w", DTYPE_F32, 0, 2, {0, 6}, data, 6, 1, 0, 0, 0, 0}, E_INVALID},
-        {{"w", DTYPE_F32, 0, 2, {4, 0}, data, 6, 1, 0, 0, 0, 0}, E_INVALID},
-        {{"w", DTYPE_F32, 0, 2, {4, wide}, data, 6, 1, 0, 0, 0, 0}, E_INVALID},
-        {{"w", DTYPE_F32, 0, 2, {4, 6}, odd, 6, 1, 0, 0, 0, 0}, E_INVALID},
-        {{"w", DTYPE_F32, 0, 2, {4, 6}, data, 6, 1, 4, 0, 0, 0}, E_INVALID},
-        {{"w", DTYPE_F32, 0, 2, {4, 6}, data, 6, 1, 0, 5, 0, 0}, E_INVALID},
-        {{"w", DTYPE_F32, 0, 2, {4, 6}, data, 6, 1, 3, 2, 0, 0}, E_INVALID},
-        {{"w", DTYPE_F32, 0, 2, {4, 6}, data, 6, 1, 2, huge, 0, 0}, E_INVALID},
-        {{"w", DTYPE_F32, 0, 2, {4, 6}, data, 6, 1, 0, 0, 6, 0}, E_INVALID},
-        {{"w", DTYPE_F32, 0, 2, {4, 6}, data, 6, 1, 0, 0, 1, 6}, E_INVALID},
-        {{"w", DTYPE_F32, 0, 2, {4, 6}, data, -6, 1, 0, 0, 0, 0}, E_INVALID},
-        {{"w", DTYPE_F32, 0, 2, {4, 6}, data, 5, 1, 0, 0, 0, 0}, E_INVALID},
-        {{"w", DTYPE_F32, 0, 2, {4, 6}, data, 1, 3, 0, 0, 0, 0}, E_INVALID},
-        {{"w", DTYPE_F32, 0, 2, {4, 6}, data, 0, 1, 0, 0, 0, 0}, E_INVALID},
-        {{"w", DTYPE_F32, 0, 2, {4, 6}, data, 6, 0, 0, 0, 0, 0}, E_INVALID},
-        {{"w", DTYPE_F32, 0, 2, {4, 6}, data, far, 1, 0, 0, 0, 0}, E_INVALID},
-        {{"w", DTYPE_F32, 0, 2, {4, 6}, data, 1, far / 4, 0, 0, 0, 0}, E_INVALID},
-        {{"w", DTYPE_F32, 0, 2, {4, 6}, data, far / 16, 1, 0, 0, 0, 0}, E_INVALID},
+        {{"", DTYPE_F32, 0, 2, {4, 6}, data, 6, 1, 0, 0, 0, 0, 0, 0, NULL}, E_INVALID},
+        {{"a\nb", DTYPE_F32, 0, 2, {4, 6}, data, 6, 1, 0, 0, 0, 0, 0, 0, NULL}, E_INVALID},
+        {{NULL, DTYPE_F32, 0, 2, {4, 6}, data, 6, 1, 0, 0, 0, 0, 0, 0, NULL}, E_INVALID},
+        {{"w", DTYPE_F64, 0, 2, {4, 6}, data, 6, 1, 0, 0, 0, 0, 0, 0, NULL}, E_UNSUPPORTED},
+        {{"w", DTYPE_I32, 0, 2, {4, 6}, data, 6, 1, 0, 0, 0, 0, 0, 0, NULL}, E_UNSUPPORTED},
+        {{"w", DTYPE_F32, 0, 0, {4, 6}, data, 6, 1, 0, 0, 0, 0, 0, 0, NULL}, E_INVALID},
+        {{"w", DTYPE_F32, 0, 3, {4, 6}, data, 6, 1, 0, 0, 0, 0, 0, 0, NULL}, E_INVALID},
+        {{"w", DTYPE_F32, 0, 2, {0, 6}, data, 6, 1, 0, 0, 0, 0, 0, 0, NULL}, E_INVALID},
+        {{"w", DTYPE_F32, 0, 2, {4, 0}, data, 6, 1, 0, 0, 0, 0, 0, 0, NULL}, E_INVALID},
+        {{"w", DTYPE_F32, 0, 2, {4, wide}, data, 6, 1, 0, 0, 0, 0, 0, 0, NULL}, E_INVALID},
+        {{"w", DTYPE_F32, 0, 2, {4, 6}, odd, 6, 1, 0, 0, 0, 0, 0, 0, NULL}, E_INVALID},
+        {{"w", DTYPE_F32, 0, 2, {4, 6}, data, 6, 1, 4, 0, 0, 0, 0, 0, NULL}, E_INVALID},
+        {{"w", DTYPE_F32, 0, 2, {4, 6}, data, 6, 1, 0, 5, 0, 0, 0, 0, NULL}, E_INVALID},
+        {{"w", DTYPE_F32, 0, 2, {4, 6}, data, 6, 1, 3, 2, 0, 0, 0, 0, NULL}, E_INVALID},
+        {{"w", DTYPE_F32, 0, 2, {4, 6}, data, 6, 1, 2, huge, 0, 0, 0, 0, NULL}, E_INVALID},
+        {{"w", DTYPE_F32, 0, 2, {4, 6}, data, 6, 1, 0, 0, 6, 0, 0, 0, NULL}, E_INVALID},
+        {{"w", DTYPE_F32, 0, 2, {4, 6}, data, 6, 1, 0, 0, 1, 6, 0, 0, NULL}, E_INVALID},
+        {{"w", DTYPE_F32, 0, 2, {4, 6}, data, -6, 1, 0, 0, 0, 0, 0, 0, NULL}, E_INVALID},
+        {{"w", DTYPE_F32, 0, 2, {4, 6}, data, 5, 1, 0, 0, 0, 0, 0, 0, NULL}, E_INVALID},
+        {{"w", DTYPE_F32, 0, 2, {4, 6}, data, 1, 3, 0, 0, 0, 0, 0, 0, NULL}, E_INVALID},
+        {{"w", DTYPE_F32, 0, 2, {4, 6}, data, 0, 1, 0, 0, 0, 0, 0, 0, NULL}, E_INVALID},
+        {{"w", DTYPE_F32, 0, 2, {4, 6}, data, 6, 0, 0, 0, 0, 0, 0, 0, NULL}, E_INVALID},
+        {{"w", DTYPE_F32, 0, 2, {4, 6}, data, far, 1, 0, 0, 0, 0, 0, 0, NULL}, E_INVALID},
+        {{"w", DTYPE_F32, 0, 2, {4, 6}, data, 1, far / 4, 0, 0, 0, 0, 0, 0, NULL}, E_INVALID},
+        {{"w", DTYPE_F32, 0, 2, {4, 6}, data, far / 16, 1, 0, 0, 0, 0, 0, 0, NULL}, E_INVALID},
+        {{"w", DTYPE_F32, 0, 2, {4, 6}, data, 6, 1, 0, 0, 0, 0, 1, -1, NULL}, E_INVALID},
+        {{"w", DTYPE_F32, 0, 2, {4, 6}, data, 6, 1, 0, 0, 0, 0, 1, 0, each_threads}, E_INVALID},
     };
     const struct live_options options = {0};
     AUTO_LIVE(live);

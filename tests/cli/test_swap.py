@@ -873,7 +873,17 @@ class Client(SwapTest):
         self.assertEqual((form, parts[5], *parts[7:]), (0, b"", b"", b"", b""))
         self.assertEqual(state, {"epoch": 7, "snapshot": "sha256:" + b"x".ljust(32, b"\0").hex(),
                                  "previous": None, "seconds": 5e-9, "stopped": 4e-9, "modules": 3,
-                                 "pinned": False})
+                                 "pinned": False, "torn": False})
+
+    def test_a_mixture_is_told(self):
+        for format in ((), ("--json",)):
+            server = FakeServer(self, self.answer(flags=8), 16)
+            result = self.vera("swap", "--status", "--socket", "fake", *format)
+            self.assertIn("vera: warning: torn", result.err)
+            self.assertIn("epoch 7: a mixture in", result.out + result.err)
+            server.end()
+            os.unlink(self.path("fake"))
+        self.assertEqual((result.json["torn"], result.json["snapshot"]), (True, None))
 
     def test_errors_of_the_server_are_ours(self):
         error = self.ask_fake(self.answer(5, message=b"a: b\n  first\n  second", hint=b"do this"),
@@ -890,7 +900,8 @@ class Client(SwapTest):
                 (self.answer()[:111], "CONFLICT"), (self.answer(11, message=b"x"), "CORRUPT"),
                 (self.answer(255, message=b"x"), "CORRUPT"), (self.answer(3), "CORRUPT"),
                 (self.answer(0, message=b"x"), "CORRUPT"), (self.answer(flags=1), "CORRUPT"),
-                (self.answer(flags=8), "CORRUPT"), (self.answer(snapshot=b"x"), "CORRUPT"),
+                (self.answer(flags=16), "CORRUPT"),
+                (self.answer(flags=9, snapshot=b"x"), "CORRUPT"), (self.answer(snapshot=b"x"), "CORRUPT"),
                 (self.answer(3, lengths=(65537, 0)), "LIMIT"),
                 (self.answer(3, lengths=(1 << 31, 1 << 31)), "LIMIT"),
                 (self.answer(3, lengths=(10, 1025)), "LIMIT"),
