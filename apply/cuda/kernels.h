@@ -34,12 +34,13 @@ struct merge_term {
 };
 
 /* Rows [first_row, first_row + rows) of W [out, in], or of W [in, out] if `transposed`: y from
-   `from` and the terms to `to`. */
+   `from` and the terms to `to`. Without terms `to` becomes `from`, bit for bit. */
 struct merge_tensor {
     const uint8_t *from;             /* device; first_row's first element, aligned to an element */
     uint8_t *to;                     /* the same as `from`, or memory that does not overlap it */
     uint64_t rows, cols;             /* of the range, as stored; 0 is fine */
-    uint64_t from_stride, to_stride; /* in elements, from one row to the next; >= cols */
+    uint64_t from_stride, to_stride; /* in elements, from one row to the next, */
+    uint32_t from_step, to_step;     /* and from one column to the next; 1: side by side */
     uint64_t first_row;              /* of the whole matrix */
     enum merge_dtype dtype;
     uint32_t transposed;             /* 0 or 1 */

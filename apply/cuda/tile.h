@@ -112,19 +112,22 @@ __device__ inline uint32_t element_narrow(float value, enum merge_dtype dtype)
 }
 
 /* Whether four neighbours can be moved at once, where the first one's column is a multiple of 4. */
-__device__ inline bool is_vector(const uint8_t *base, uint64_t stride, enum merge_dtype dtype)
+__device__ inline bool
+is_vector(const uint8_t *base, uint64_t stride, enum merge_dtype dtype, uint32_t step = 1)
 {
-    return ((uintptr_t)base & (dtype == MERGE_F32 ? 15 : 7)) == 0 && stride % 4 == 0;
+    return ((uintptr_t)base & (dtype == MERGE_F32 ? 15 : 7)) == 0 && stride % 4 == 0 && step == 1;
 }
 
-/* The first `count` of four neighbours, raw; `at` counts elements. */
+/* The first `count` of four neighbours, raw; `at` counts elements, and `step` those from one to the
+   next. */
 __device__ inline void quad_load(
     uint32_t (&raw)[4],
     const uint8_t *base,
     uint64_t at,
     uint32_t count,
     enum merge_dtype dtype,
-    bool vector
+    bool vector,
+    uint32_t step = 1
 )
 {
     if (vector && count == 4) {
@@ -142,9 +145,9 @@ __device__ inline void quad_load(
         if (n >= count)
             raw[n] = 0;
         else if (dtype == MERGE_F32)
-            raw[n] = __ldcs((const uint32_t *)(const void *)base + at + n);
+            raw[n] = __ldcs((const uint32_t *)(const void *)base + at + n * (uint64_t)step);
         else
-            raw[n] = __ldcs((const uint16_t *)(const void *)base + at + n);
+            raw[n] = __ldcs((const uint16_t *)(const void *)base + at + n * (uint64_t)step);
     }
 }
 
@@ -154,7 +157,8 @@ __device__ inline void quad_store(
     const uint32_t (&raw)[4],
     uint32_t count,
     enum merge_dtype dtype,
-    bool vector
+    bool vector,
+    uint32_t step = 1
 )
 {
     if (vector && count == 4) {
@@ -170,9 +174,9 @@ __device__ inline void quad_store(
         if (n >= count)
             break;
         if (dtype == MERGE_F32)
-            __stcs((uint32_t *)(void *)base + at + n, raw[n]);
+            __stcs((uint32_t *)(void *)base + at + n * (uint64_t)step, raw[n]);
         else
-            __stcs((uint16_t *)(void *)base + at + n, (uint16_t)raw[n]);
+            __stcs((uint16_t *)(void *)base + at + n * (uint64_t)step, (uint16_t)raw[n]);
     }
 }
 
@@ -215,7 +219,9 @@ __device__ inline struct quad quad_at(const struct tile &tile, uint32_t row, uin
     uint64_t at_row = tile.row + row, at_col = tile.col + col;
     uint32_t count = tile.cols - col < 4 ? tile.cols - col : 4;
 
-    return {at_row * tensor->from_stride + at_col, at_row * tensor->to_stride + at_col, count};
+    return {
+        at_row * tensor->from_stride + at_col * tensor->from_step,
+        at_row * tensor->to_stride + at_col * tensor->to_step, count};
 }
 
 /* ---- What a thread writes ---- */
@@ -235,7 +241,7 @@ __device__ inline void
 quads_load(uint32_t (&raw)[4][4], const struct tile &tile, const struct quads &quads)
 {
     const struct merge_tensor *tensor = tile.tensor;
-    bool vector = is_vector(tensor->from, tensor->from_stride, tensor->dtype);
+    bool vector = is_vector(tensor->from, tensor->from_stride, tensor->dtype, tensor->from_step);
 
 #pragma unroll
     for (unsigned i = 0; i < 4; i++) {
@@ -243,7 +249,9 @@ quads_load(uint32_t (&raw)[4][4], const struct tile &tile, const struct quads &q
         if (!quad_exists(tile, quads, i))
             continue;
         struct quad at = quad_at(tile, quads.rows[i], quads.cols[i]);
-        quad_load(raw[i], tensor->from, at.from, at.count, tensor->dtype, vector);
+        quad_load(
+            raw[i], tensor->from, at.from, at.count, tensor->dtype, vector, tensor->from_step
+        );
     }
 }
 
@@ -254,7 +262,7 @@ __device__ inline void
 quads_store(const float *values, const struct tile &tile, const struct quads &quads, Finish finish)
 {
     const struct merge_tensor *tensor = tile.tensor;
-    bool vector = is_vector(tensor->to, tensor->to_stride, tensor->dtype);
+    bool vector = is_vector(tensor->to, tensor->to_stride, tensor->dtype, tensor->to_step);
     uint32_t raw[4][4];
 
     quads_load(raw, tile, quads);
@@ -274,7 +282,7 @@ quads_store(const float *values, const struct tile &tile, const struct quads &qu
             raw[i][j] = element_narrow(y, tensor->dtype);
         }
         struct quad at = quad_at(tile, quads.rows[i], quads.cols[i]);
-        quad_store(tensor->to, at.to, raw[i], at.count, tensor->dtype, vector);
+        quad_store(tensor->to, at.to, raw[i], at.count, tensor->dtype, vector, tensor->to_step);
     }
 }
 

@@ -124,6 +124,7 @@ struct module {
     uint64_t out, in;            /* of the whole matrix */
     uint64_t row_begin, row_end; /* of the range */
     uint64_t from_stride, to_stride, from_skip, to_skip;
+    uint32_t from_step, to_step; /* 1: the columns of a row are side by side */
     bool in_place;
     std::vector<uint8_t> whole; /* W, contiguous */
     std::vector<term> terms;
@@ -174,6 +175,22 @@ void weights_make(module *module, bool extreme)
     }
 }
 
+/* How a matrix lies in memory: rows after each other, or every n-th column of something wider, or
+   columns after each other. */
+void lie(uint64_t *stride, uint32_t *step, uint64_t *skip, const module &module)
+{
+    uint32_t kind = random_below(6);
+
+    *skip = random_below(2) ? random_below(5) : 0;
+    *step = kind == 0 ? 2 + random_below(3) : 1;
+    *stride = module.cols() * *step + (random_below(2) ? random_below(7) : 0);
+    if (kind == 1) {
+        *stride = 1;
+        *step = static_cast<uint32_t>(module.transposed ? module.in : module.out);
+        *step += random_below(3);
+    }
+}
+
 /* Rows of [1, whole] of it, strides and offsets that are aligned or not, in place or not. */
 void range_make(module *module)
 {
@@ -183,11 +200,14 @@ void range_make(module *module)
     module->row_end = all;
     if (random_below(2))
         module->row_end -= random_below(static_cast<uint32_t>(all - module->row_begin));
-    module->from_stride = module->cols() + (random_below(2) ? random_below(7) : 0);
-    module->from_skip = random_below(2) ? random_below(5) : 0;
+    lie(&module->from_stride, &module->from_step, &module->from_skip, *module);
+    lie(&module->to_stride, &module->to_step, &module->to_skip, *module);
     module->in_place = random_below(2) != 0;
-    module->to_stride = module->in_place ? module->from_stride : module->cols() + random_below(6);
-    module->to_skip = module->in_place ? module->from_skip : random_below(3);
+    if (module->in_place) {
+        module->to_stride = module->from_stride;
+        module->to_step = module->from_step;
+        module->to_skip = module->from_skip;
+    }
 }
 
 module module_make(const shape &shape)
@@ -231,20 +251,43 @@ enum merge_dtype device_dtype(enum dtype dtype)
     return dtype == DTYPE_F32 ? MERGE_F32 : dtype == DTYPE_BF16 ? MERGE_BF16 : MERGE_F16;
 }
 
-/* The rows of the range, at a stride, behind `skip` elements, in `fill`. */
-std::vector<uint8_t> strided(const module &module, uint64_t stride, uint64_t skip, int fill)
+/* What lies between a matrix's elements, in memory. */
+const uint8_t FILL = 0x77;
+
+/* Memory that holds the range as it lies, in FILL: with `skip` elements before and behind it. */
+std::vector<uint8_t>
+strided(const module &module, uint64_t stride, uint32_t step, uint64_t skip, bool with_weights)
 {
     size_t size = module.size();
     std::vector<uint8_t> bytes(
-        (skip + (module.rows() - 1) * stride + module.cols()) * size, static_cast<uint8_t>(fill)
+        (2 * skip + (module.rows() - 1) * stride + (module.cols() - 1) * step + 1) * size, FILL
     );
 
-    for (uint64_t i = 0; i < module.rows() && fill == 0; i++)
+    for (uint64_t n = 0; n < module.rows() * module.cols() && with_weights; n++) {
+        uint64_t i = n / module.cols(), j = n % module.cols();
         memcpy(
-            &bytes[(skip + i * stride) * size],
-            &module.whole[(module.row_begin + i) * module.cols() * size], module.cols() * size
+            &bytes[(skip + i * stride + j * step) * size],
+            &module.whole[((module.row_begin + i) * module.cols() + j) * size], size
         );
+    }
     return bytes;
+}
+
+/* The result, contiguous, out of memory in which nothing else was written. */
+std::vector<uint8_t> gathered(const module &module, std::vector<uint8_t> bytes)
+{
+    size_t size = module.size();
+    std::vector<uint8_t> rows(module.rows() * module.cols() * size);
+
+    for (uint64_t n = 0; n < module.rows() * module.cols(); n++) {
+        uint64_t i = n / module.cols(), j = n % module.cols();
+        uint8_t *at = &bytes[(module.to_skip + i * module.to_stride + j * module.to_step) * size];
+        memcpy(&rows[n * size], at, size);
+        memset(at, FILL, size);
+    }
+    for (uint8_t byte : bytes)
+        assert_int_equal(byte, FILL);
+    return rows;
 }
 
 /* What a launch reads and writes, on the device. */
@@ -252,7 +295,7 @@ struct launch {
     std::vector<device_copy> copies;
     std::vector<merge_tensor> tensors;
     std::vector<merge_term> terms;
-    std::vector<uint8_t *> results;
+    std::vector<const uint8_t *> results; /* with what is before them */
 
     template <typename T> T *copy(const std::vector<T> &values)
     {
@@ -267,16 +310,20 @@ void launch::add(const module &module)
     merge_tensor tensor = {};
     size_t size = module.size();
 
-    tensor.from = copy(strided(module, module.from_stride, module.from_skip, 0)) +
-                  module.from_skip * size;
-    tensor.to = const_cast<uint8_t *>(tensor.from);
+    uint8_t *from = copy(
+        strided(module, module.from_stride, module.from_step, module.from_skip, true)
+    );
+    uint8_t *to = from;
     if (!module.in_place)
-        tensor.to = copy(strided(module, module.to_stride, module.to_skip, 0x77)) +
-                    module.to_skip * size;
+        to = copy(strided(module, module.to_stride, module.to_step, module.to_skip, false));
+    tensor.from = from + module.from_skip * size;
+    tensor.to = to + module.to_skip * size;
     tensor.rows = module.rows();
     tensor.cols = module.cols();
     tensor.from_stride = module.from_stride;
     tensor.to_stride = module.to_stride;
+    tensor.from_step = module.from_step;
+    tensor.to_step = module.to_step;
     tensor.first_row = module.row_begin;
     tensor.dtype = device_dtype(module.dtype);
     tensor.transposed = module.transposed;
@@ -293,7 +340,7 @@ void launch::add(const module &module)
             term.rank,
         });
     }
-    results.push_back(tensor.to);
+    results.push_back(to);
     tensors.push_back(tensor);
 }
 
@@ -332,17 +379,15 @@ merge(const std::vector<module> &modules, launch_function *function, uint32_t ed
     assert_int_equal(cudaStreamSynchronize(stream), cudaSuccess);
     assert_int_equal(cudaStreamDestroy(stream), cudaSuccess);
     for (size_t i = 0; i < modules.size(); i++) {
-        size_t row = modules[i].cols() * modules[i].size();
-        merged.emplace_back(modules[i].rows() * row);
-        for (uint64_t n = 0; n < modules[i].rows(); n++)
-            assert_int_equal(
-                cudaMemcpy(
-                    &merged[i][n * row],
-                    launch.results[i] + n * modules[i].to_stride * modules[i].size(), row,
-                    cudaMemcpyDeviceToHost
-                ),
-                cudaSuccess
-            );
+        const module &module = modules[i];
+        std::vector<uint8_t> bytes = strided(
+            module, module.to_stride, module.to_step, module.to_skip, false
+        );
+        assert_int_equal(
+            cudaMemcpy(bytes.data(), launch.results[i], bytes.size(), cudaMemcpyDeviceToHost),
+            cudaSuccess
+        );
+        merged.push_back(gathered(module, std::move(bytes)));
     }
     return merged;
 }
@@ -394,7 +439,7 @@ std::vector<uint8_t> plain_loops(const module &module)
 
 std::vector<uint8_t> on_cpu(const module &module)
 {
-    std::vector<uint8_t> bytes = strided(module, module.cols(), 0, 0);
+    std::vector<uint8_t> bytes = strided(module, module.cols(), 1, 0, true);
     std::vector<kernel_term> terms;
 
     for (const term &term : module.terms)
@@ -487,6 +532,25 @@ void one_launch_merges_many_modules(void **)
     assert_int_equal(emulated_calls("cudaLaunchKernel"), 1);
     for (size_t i = 0; i < modules.size(); i++)
         assert_bits(merged[i], plain_loops(modules[i]));
+}
+
+/* Without terms: every bit of any NaN, too. */
+void without_terms_it_is_a_copy(void **)
+{
+    for (launch_function *function : {merge_exact_launch, merge_fast_launch}) {
+        for (unsigned n = 0; n < 60; n++) {
+            std::vector<module> modules;
+            shape shape = random_shape();
+            shape.terms = 0;
+            modules.push_back(module_make(shape));
+            for (uint8_t &byte : modules[0].whole)
+                byte = static_cast<uint8_t>(random_u32());
+            assert_bits(
+                merge(modules, function, n % 2 ? 128 : 0)[0],
+                strided(modules[0], modules[0].cols(), 1, 0, true)
+            );
+        }
+    }
 }
 
 /* ---- Fast mode ---- */
@@ -816,6 +880,7 @@ int main()
         cmocka_unit_test_setup_teardown(every_shape_has_the_cpus_bits, setup, teardown),
         cmocka_unit_test_setup_teardown(tiles_and_their_edges_have_the_cpus_bits, setup, teardown),
         cmocka_unit_test_setup_teardown(one_launch_merges_many_modules, setup, teardown),
+        cmocka_unit_test_setup_teardown(without_terms_it_is_a_copy, setup, teardown),
         cmocka_unit_test_setup_teardown(a_sum_of_minus_zero_keeps_its_sign, setup, teardown),
         cmocka_unit_test_setup_teardown(fast_mode_stays_within_its_bound, setup, teardown),
         cmocka_unit_test_setup_teardown(

@@ -258,6 +258,7 @@ static struct bench_launch launch_make(const struct bench_case *given)
         tensor->from = tensor->to;
         tensor->rows = given->out;
         tensor->cols = tensor->from_stride = tensor->to_stride = given->in;
+        tensor->from_step = tensor->to_step = 1;
         tensor->dtype = given->dtype;
         tensor->term_count = 1;
     }
