@@ -1,9 +1,14 @@
 /*
- * The CUDA module's entry, and its device: A and B copied there once, for all lanes. See
- * apply/backend.h for the border, lane.cu for the work.
+ * The CUDA module's entry, and its device: A and B copied there once, for all lanes, and memory
+ * that the program asks for. See apply/backend.h for the border, lane.cu for the work.
+ *
+ * The device is a session's, the current one the thread's: every entry makes its session's device
+ * current while it works, and gives the thread's own back. Contexts are the primary ones, which
+ * PyTorch and every other user of the runtime has, too: their pointers and streams are good here.
  */
 #include "apply/cuda/module.h"
 
+#include <assert.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -107,16 +112,56 @@ static int devices_fault(struct backend_fault *fault, cudaError_t error)
     return fault_hint(fault, "install NVIDIA's driver (nvidia-smi shows it), " CPU_HINT);
 }
 
-/* The calling thread's device, which is the first one unless somebody chose another. */
-static int device_choose(struct session *session, struct backend_fault *fault)
+device_scope::device_scope(int device)
+    : previous(device), changed(false), call("cudaGetDevice"), error(cudaGetDevice(&previous))
 {
-    cudaDeviceProp properties;
+    if (error != cudaSuccess || previous == device)
+        return;
+    call = "cudaSetDevice";
+    error = cudaSetDevice(device);
+    changed = error == cudaSuccess;
+}
+
+/* It was current a moment ago. */
+device_scope::~device_scope()
+{
+    if (changed)
+        (void)cudaSetDevice(previous);
+}
+
+/* The one of that number, or the calling thread's. */
+static int device_number(struct session *session, int number, struct backend_fault *fault)
+{
     int count = 0;
 
     cudaError_t error = cudaGetDeviceCount(&count);
     if (error != cudaSuccess || count == 0)
         return devices_fault(fault, error);
-    TRY(fault, cudaGetDevice(&session->device));
+    if (number == DEVICE_CURRENT) {
+        TRY(fault, cudaGetDevice(&session->device));
+        return 0;
+    }
+    if (number < 0 || number >= count) {
+        fault_set(
+            fault, E_DEVICE, "cuda: there is no device %d: they count from 0, and there %s %d",
+            number, count == 1 ? "is" : "are", count
+        );
+        return fault_hint(
+            fault, "nvidia-smi -L lists devices, and CUDA_VISIBLE_DEVICES may hide them"
+        );
+    }
+    session->device = number;
+    return 0;
+}
+
+static int device_choose(struct session *session, int number, struct backend_fault *fault)
+{
+    cudaDeviceProp properties;
+    int err = device_number(session, number, fault);
+
+    if (err < 0)
+        return err;
+    ON_DEVICE(fault, session->device);
     TRY(fault, cudaGetDeviceProperties(&properties, session->device));
     snprintf(session->name, sizeof(session->name), "%s", properties.name);
     if (properties.major < MAJOR_MIN) {
@@ -137,9 +182,8 @@ static int module_open(void **out, int number, enum math_mode math, struct backe
 
     if (!session)
         return fault_set(fault, E_NOMEM, "cuda: out of memory");
-    (void)number;
     session->math = math;
-    int err = device_choose(session, fault);
+    int err = device_choose(session, number, fault);
     if (err < 0)
         free(session);
     else
@@ -158,9 +202,15 @@ static void module_close(void *state)
 {
     struct session *session = (struct session *)state;
 
-    for (size_t i = 0; i < session->base_count; i++)
-        resident_release(&session->bases[i]);
+    {
+        struct device_scope scope(session->device);
+        for (size_t i = 0; i < session->base_count; i++)
+            resident_release(&session->bases[i]);
+        for (size_t i = 0; i < session->memory_count; i++)
+            (void)cudaFree(session->memories[i]);
+    }
     free(session->bases);
+    free(session->memories);
     free(session);
 }
 
@@ -194,6 +244,7 @@ module_basis_add(void *state, const struct backend_basis *basis, struct backend_
     if (!grown)
         return fault_set(fault, E_NOMEM, "cuda: out of memory");
     session->bases = (struct resident *)grown;
+    ON_DEVICE(fault, session->device);
     int err = matrix_copy(&resident.a, basis->a, a_bytes, a_bytes + b_bytes, fault);
     if (err == 0)
         err = matrix_copy(&resident.b, basis->b, b_bytes, a_bytes + b_bytes, fault);
@@ -204,13 +255,117 @@ module_basis_add(void *state, const struct backend_basis *basis, struct backend_
     return err;
 }
 
+bool is_within(const float *at, const float *from, uint64_t count)
+{
+    uintptr_t first = (uintptr_t)from;
+
+    return (uintptr_t)at >= first && (uintptr_t)at < first + count * sizeof(float);
+}
+
 const struct resident *resident_find(const struct session *session, const float *a)
 {
     for (size_t i = 0; i < session->base_count; i++) {
-        if (session->bases[i].host.a == a)
+        const struct backend_basis *host = &session->bases[i].host;
+        if (is_within(a, host->a, host->rank * host->in))
             return &session->bases[i];
     }
     return nullptr;
+}
+
+static void module_basis_remove(void *state, const float *a)
+{
+    struct session *session = (struct session *)state;
+    size_t at = 0;
+
+    while (at < session->base_count && session->bases[at].host.a != a)
+        at++;
+    if (at == session->base_count)
+        return;
+    struct device_scope scope(session->device);
+    resident_release(&session->bases[at]);
+    session->bases[at] = session->bases[--session->base_count];
+}
+
+static int module_memory_new(uint8_t **out, void *state, size_t bytes, struct backend_fault *fault)
+{
+    struct session *session = (struct session *)state;
+    uint8_t *memory = nullptr;
+
+    void *grown = realloc(
+        session->memories, (session->memory_count + 1) * sizeof(*session->memories)
+    );
+    if (!grown)
+        return fault_set(fault, E_NOMEM, "cuda: out of memory");
+    session->memories = (uint8_t **)grown;
+    ON_DEVICE(fault, session->device);
+    cudaError_t error = cudaMalloc(&memory, bytes ? bytes : 1);
+    if (error == cudaErrorMemoryAllocation) {
+        int err = fault_memory(fault, "what is kept there needs", bytes);
+        fault_hint(fault, "end what else uses the device, or keep less on it");
+        return err;
+    }
+    if (error != cudaSuccess)
+        return fault_cuda(fault, "cudaMalloc", error);
+    *out = session->memories[session->memory_count++] = memory;
+    return 0;
+}
+
+static void module_memory_free(void *state, uint8_t *memory)
+{
+    struct session *session = (struct session *)state;
+    size_t at = 0;
+
+    while (at < session->memory_count && session->memories[at] != memory)
+        at++;
+    assert(at < session->memory_count);
+    struct device_scope scope(session->device);
+    (void)cudaFree(memory);
+    session->memories[at] = session->memories[--session->memory_count];
+}
+
+/* Is what lies there the device's? An allocator may have put it together from many allocations of
+   CUDA's, so that more cannot be asked than whose its first and its last byte are. */
+static int
+address_check(const struct session *session, const uint8_t *at, struct backend_fault *fault)
+{
+    cudaPointerAttributes attributes;
+
+    TRY(fault, cudaPointerGetAttributes(&attributes, at));
+    if (attributes.type != cudaMemoryTypeDevice && attributes.type != cudaMemoryTypeManaged)
+        return fault_set(
+            fault, E_INVALID, "what is at %p is not in a GPU's memory", (const void *)at
+        );
+    if (attributes.device != session->device)
+        return fault_set(
+            fault, E_INVALID, "what is at %p is in the memory of GPU %d, not in that of GPU %d",
+            (const void *)at, attributes.device, session->device
+        );
+    return 0;
+}
+
+static int
+module_memory_check(void *state, const void *at, size_t bytes, struct backend_fault *fault)
+{
+    const struct session *session = (const struct session *)state;
+    const uint8_t *first = (const uint8_t *)at;
+    uintptr_t end;
+
+    if (bytes == 0)
+        return 0;
+    if (__builtin_add_overflow((uintptr_t)at, bytes, &end))
+        return fault_set(fault, E_INVALID, "%zu bytes from %p on are beyond all memory", bytes, at);
+    ON_DEVICE(fault, session->device);
+    int err = address_check(session, first, fault);
+    return err < 0 ? err : address_check(session, first + (bytes - 1), fault);
+}
+
+static int module_session_wait(void *state, struct backend_fault *fault)
+{
+    const struct session *session = (const struct session *)state;
+
+    ON_DEVICE(fault, session->device);
+    TRY(fault, cudaDeviceSynchronize());
+    return 0;
 }
 
 static const char *module_device_name(void *session)
@@ -232,13 +387,13 @@ static const struct backend backend_module = {
     cuda_lane_close,
     cuda_lane_memory,
     cuda_lane_merge,
-    nullptr, /* basis_remove */
-    nullptr, /* memory_new */
-    nullptr, /* memory_free */
-    nullptr, /* memory_check */
-    nullptr, /* session_wait */
-    nullptr, /* lane_prepare */
-    nullptr, /* lane_follow */
+    module_basis_remove,
+    module_memory_new,
+    module_memory_free,
+    module_memory_check,
+    module_session_wait,
+    cuda_lane_prepare,
+    cuda_lane_follow,
     nullptr, /* batch */
 };
 

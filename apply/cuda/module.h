@@ -23,6 +23,21 @@ struct session {
     char name[256];         /* what the device calls itself */
     struct resident *bases; /* [base_count] */
     size_t base_count;
+    uint8_t **memories; /* [memory_count]: what was asked for and not freed */
+    size_t memory_count;
+};
+
+/* From here to the end of the block the calling thread's device is that one. */
+struct device_scope {
+    int previous;
+    bool changed;
+    const char *call; /* the one that failed with `error` */
+    cudaError_t error;
+
+    explicit device_scope(int device);
+    ~device_scope();
+    device_scope(const device_scope &) = delete;
+    device_scope &operator=(const device_scope &) = delete;
 };
 
 /* Fill in `fault` and return `code`. */
@@ -43,31 +58,17 @@ int fault_memory(struct backend_fault *fault, const char *what, uint64_t bytes);
             return fault_cuda(fault, #call, error_);                                               \
     } while (0)
 
-/* Until the scope is left the calling thread's current device is this one, unless there is an
-   `error`. */
-struct device_scope {
-    int before = -1;
-    bool changed = false;
-    cudaError_t error;
-
-    explicit device_scope(int device)
-    {
-        error = cudaGetDevice(&before);
-        if (error != cudaSuccess || before == device)
-            return;
-        error = cudaSetDevice(device);
-        changed = error == cudaSuccess;
-    }
-    device_scope(const device_scope &) = delete;
-    ~device_scope()
-    {
-        if (changed)
-            (void)cudaSetDevice(before);
-    }
-};
-
-/* The basis that was added with that `a`, or NULL. */
+/* The basis in whose A an address is, or NULL. */
 const struct resident *resident_find(const struct session *session, const float *a);
+
+/* Whether `at` is one of the `count` floats from `from` on. */
+bool is_within(const float *at, const float *from, uint64_t count);
+
+/* Until the function returns; from it, where that fails. */
+#define ON_DEVICE(fault, device)                                                                   \
+    struct device_scope scope_(device);                                                            \
+    if (scope_.error != cudaSuccess)                                                               \
+    return fault_cuda(fault, scope_.call, scope_.error)
 
 int cuda_lane_open(void **out, void *session, unsigned threads, struct backend_fault *fault);
 void cuda_lane_close(void *lane);
@@ -77,5 +78,9 @@ int cuda_lane_memory(
 int cuda_lane_merge(
     void *lane, const struct backend_job *jobs, size_t count, struct backend_fault *fault
 );
+int cuda_lane_prepare(
+    void *lane, const struct backend_job *jobs, size_t count, struct backend_fault *fault
+);
+int cuda_lane_follow(void *lane, void *const *streams, size_t count, struct backend_fault *fault);
 
 #endif
