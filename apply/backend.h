@@ -156,8 +156,9 @@ MUST_CHECK int device_open(struct device *out, enum device_kind kind, enum math_
 MUST_CHECK int device_open_number(struct device *out, int number, enum math_mode math);
 void device_release(struct device *device);
 
-/* Have A and B at hand; they must outlive the device, or be removed before they go. E_DEVICE where
-   its memory is too small. Neither while a lane merges with them. */
+/* Have A and B at hand; on the processor they must outlive the device. A GPU copies them, and knows
+   the copy by the address of A until it is removed. E_DEVICE where its memory is too small. Neither
+   while a lane merges with them. */
 MUST_CHECK int device_add_basis(struct device *device, const struct backend_basis *basis);
 /* What was added with that `a`; nothing where none was. Of a GPU. */
 void device_remove_basis(struct device *device, const float *a);
@@ -175,7 +176,7 @@ MUST_CHECK int device_wait(const struct device *device);
 
 /* Of a GPU: queue y += b o (B (d o (A x))) on the batch's stream, and return. What it points to
    stays until the stream has come past it, the basis added. Bits: apply/batch.h's. Any thread, any
-   number at once. E_DEVICE; E_LIMIT where a launch cannot hold so many rows. */
+   number at once. E_DEVICE. */
 MUST_CHECK int device_batch(const struct device *device, const struct backend_batch *batch);
 
 /* What one thread works with. All-zero is one that is not open. */

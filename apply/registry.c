@@ -3,6 +3,8 @@
  * after the other and kept. Inside a piece the module comes first, then the slot, so that one
  * module's vectors of neighbouring slots lie side by side.
  *
+ * On a GPU they are registry_device.h's, and everything here but the slots is unused.
+ *
  * One mutex guards the slots and the list of pieces. An adapter is checked before it is taken and
  * its vectors are written after it is dropped again, into a slot that nobody else finds.
  */
@@ -14,6 +16,7 @@
 #include <string.h>
 
 #include "apply/batch.h"
+#include "apply/registry_device.h"
 #include "apply/registry_model.h"
 #include "apply/slots.h"
 #include "format/bundle.h"
@@ -30,8 +33,9 @@ struct registry {
     uint32_t piece_slots;
     pthread_mutex_t mutex;
     struct slots slots;
-    uint8_t **pieces;     /* [capacity / piece_slots], NULL where none was needed yet */
-    uint64_t piece_bytes; /* taken */
+    uint8_t **pieces;               /* [capacity / piece_slots], NULL where none was needed yet */
+    uint64_t piece_bytes;           /* taken */
+    struct registry_device *device; /* or NULL: all is in host memory */
 };
 
 /* ---- Memory ---- */
@@ -57,9 +61,10 @@ vectors_at(const struct registry *registry, const struct registry_layer *layer, 
 /* Have the memory of a slot. The mutex is held. */
 static int piece_need(struct registry *registry, uint32_t slot)
 {
+    if (registry->device)
+        return 0;
     uint32_t piece = slot / registry->piece_slots;
     uint32_t size = piece_size(registry, piece);
-
     if (registry->pieces[piece])
         return 0;
     if (!(registry->pieces[piece] = array_new(size, (size_t)registry->slot_bytes)))
@@ -68,43 +73,37 @@ static int piece_need(struct registry *registry, uint32_t slot)
     return 0;
 }
 
-/* How many adapters the budget holds. */
-static int capacity_of(uint32_t *out, struct registry *registry, uint64_t basis_bytes)
+/* How many adapters the budget holds, of which each takes `each` beside what is `fixed`. */
+static int capacity_of(uint32_t *out, uint64_t budget, uint64_t fixed, uint64_t each)
 {
-    const struct registry_model *model = &registry->model;
-    /* A pointer to each piece, too, of which none has less than one slot. */
-    uint64_t each = registry->slot_bytes + SLOTS_BYTES + sizeof(*registry->pieces);
-    uint64_t fixed = sizeof(*registry) + basis_bytes +
-                     model->count * (sizeof(*model->layers) + sizeof(*model->order));
-
-    if (registry->budget_bytes < fixed || registry->budget_bytes - fixed < each) {
+    if (budget < fixed || budget - fixed < each) {
         int err = error_set(
-            E_LIMIT, "registry: a budget of %" PRIu64 " bytes does not hold one adapter",
-            registry->budget_bytes
+            E_LIMIT, "registry: a budget of %" PRIu64 " bytes does not hold one adapter", budget
         );
         return error_hint(err, "%" PRIu64 " bytes, and %" PRIu64 " for each adapter", fixed, each);
     }
-    uint64_t capacity = (registry->budget_bytes - fixed) / each;
+    uint64_t capacity = (budget - fixed) / each;
     *out = capacity < SLOTS_MAX ? (uint32_t)capacity : SLOTS_MAX;
-    registry->fixed_bytes = fixed + *out * (SLOTS_BYTES + sizeof(*registry->pieces));
     return 0;
 }
 
-static int registry_make(struct registry *registry, const struct registry_options *options)
+static int host_make(struct registry *registry, const struct basis *basis)
 {
-    struct registry_model *model = &registry->model;
-    const struct basis *basis = options->basis;
-    uint64_t basis_bytes;
+    const struct registry_model *model = &registry->model;
+    /* A pointer to each piece, too, of which none has less than one slot. */
+    uint64_t beside = SLOTS_BYTES + sizeof(*registry->pieces), basis_bytes;
     uint32_t capacity = 0;
-    int err;
 
-    if ((err = registry_model_init(model, options)) < 0)
+    int err = batch_basis_bytes(&basis_bytes, basis->rank, basis->in, basis->out);
+    if (err < 0)
+        return error_wrap(err, "registry");
+    uint64_t fixed = sizeof(*registry) + basis_bytes +
+                     model->count * (sizeof(*model->layers) + sizeof(*model->order));
+    err = capacity_of(&capacity, registry->budget_bytes, fixed, registry->slot_bytes + beside);
+    if (err < 0)
         return err;
-    registry->budget_bytes = options->budget_bytes;
-    registry->slot_bytes = (uint64_t)model->values * (dtype_bits(model->vectors) / 8);
-    if ((err = batch_basis_bytes(&basis_bytes, basis->rank, basis->in, basis->out)) < 0 ||
-        (err = capacity_of(&capacity, registry, basis_bytes)) < 0 ||
-        (err = batch_basis_pack(&registry->basis, basis)) < 0 ||
+    registry->fixed_bytes = fixed + capacity * beside;
+    if ((err = batch_basis_pack(&registry->basis, basis)) < 0 ||
         (err = slots_init(&registry->slots, capacity)) < 0)
         return error_wrap(err, "registry");
     uint64_t slots = PIECE_BYTES / registry->slot_bytes;
@@ -113,6 +112,36 @@ static int registry_make(struct registry *registry, const struct registry_option
     if (!(registry->pieces = array_new(pieces, sizeof(*registry->pieces))))
         return error_wrap(E_NOMEM, "registry");
     return 0;
+}
+
+/* What it takes of the host's memory is little, and not counted. */
+static int device_make(struct registry *registry, const struct registry_options *options)
+{
+    uint64_t fixed = registry_device_basis_bytes(options->basis);
+    uint32_t capacity = 0;
+
+    int err = capacity_of(&capacity, registry->budget_bytes, fixed, registry->slot_bytes);
+    if (err < 0)
+        return err;
+    registry->fixed_bytes = fixed + capacity * registry->slot_bytes;
+    if ((err = slots_init(&registry->slots, capacity)) < 0)
+        return error_wrap(err, "registry");
+    return registry_device_new(
+        &registry->device, &registry->model, options->basis, capacity, options->device
+    );
+}
+
+static int registry_make(struct registry *registry, const struct registry_options *options)
+{
+    struct registry_model *model = &registry->model;
+
+    int err = registry_model_init(model, options);
+    if (err < 0)
+        return err;
+    registry->budget_bytes = options->budget_bytes;
+    registry->slot_bytes = (uint64_t)model->values * (dtype_bits(model->vectors) / 8);
+    return options->on_device ? device_make(registry, options)
+                              : host_make(registry, options->basis);
 }
 
 int registry_new(struct registry **out, const struct registry_options *options)
@@ -139,6 +168,7 @@ void registry_free(struct registry *registry)
          i++)
         free(registry->pieces[i]);
     free(registry->pieces);
+    registry_device_free(registry->device);
     slots_release(&registry->slots);
     batch_basis_release(&registry->basis);
     registry_model_release(&registry->model);
@@ -215,6 +245,28 @@ static void slot_list(
     pthread_mutex_unlock(&registry->mutex);
 }
 
+static int slot_fill(
+    struct registry *registry, uint32_t slot, float *scratch, const struct loaded_adapter *adapter
+)
+{
+    const struct registry_model *model = &registry->model;
+
+    if (registry->device)
+        return registry_device_fill(registry->device, slot, scratch, adapter);
+    for (size_t i = 0; i < model->count; i++)
+        registry_model_write(
+            vectors_at(registry, model->order[i], slot), scratch, model, i, adapter
+        );
+    return 0;
+}
+
+static void slot_return(struct registry *registry, uint32_t slot)
+{
+    pthread_mutex_lock(&registry->mutex);
+    slots_return(&registry->slots, slot);
+    pthread_mutex_unlock(&registry->mutex);
+}
+
 int registry_add(
     int32_t *held, struct registry *registry, const struct loaded_adapter *adapter, unsigned flags
 )
@@ -232,12 +284,11 @@ int registry_add(
         return error_wrap(E_NOMEM, "registry");
     if ((err = slot_take(&slot, &there, registry, id, flags, held)) < 0 || there)
         return err;
-    for (size_t i = 0; i < model->count; i++)
-        registry_model_write(
-            vectors_at(registry, model->order[i], slot), scratch, model, i, adapter
-        );
-    slot_list(registry, slot, id, flags, held);
-    return 0;
+    if ((err = slot_fill(registry, slot, scratch, adapter)) < 0)
+        slot_return(registry, slot);
+    else
+        slot_list(registry, slot, id, flags, held);
+    return err;
 }
 
 static int add_snapshot(
@@ -328,6 +379,8 @@ int registry_drop(struct registry *registry, int32_t slot)
     bool held = is_held(registry, slot);
     if (held)
         slots_drop(&registry->slots, (uint32_t)slot);
+    if (held && registry->device && !is_held(registry, slot))
+        registry_device_dropped(registry->device, (uint32_t)slot);
     pthread_mutex_unlock(&registry->mutex);
     return held ? 0 : error_set(E_INVALID, "registry: slot %" PRId32 " is not held", slot);
 }
@@ -375,40 +428,55 @@ void registry_stats(struct registry_stats *out, struct registry *registry)
 
 /* ---- Forward ---- */
 
+/* `used`: how many rows have an adapter. */
 static int
-rows_check(struct batch *batch, const struct registry *registry, const struct registry_rows *rows)
+slots_check(size_t *used, const struct registry *registry, const struct registry_rows *rows)
 {
+    *used = 0;
     for (size_t i = 0; i < rows->count; i++) {
         int32_t slot = rows->slots[i];
         if (slot == -1)
             continue;
         if (!is_held(registry, slot))
             return error_set(E_INVALID, "registry: row %zu: slot %" PRId32 " is not held", i, slot);
-        batch->row_count++;
+        ++*used;
     }
+    return 0;
+}
+
+static int rows_check(
+    size_t *used,
+    const struct registry *registry,
+    const struct registry_layer *layer,
+    const struct registry_rows *rows
+)
+{
+    if (!registry->device && (rows->slots_on_device || rows->stream))
+        return error_set(E_INVALID, "registry: it is in host memory, and knows no stream");
     if (!dtype_is_applicable(rows->dtype))
         return error_set(
             E_UNSUPPORTED, "registry: x and y in %s: only F32, BF16 and F16",
             dtype_name(rows->dtype)
         );
-    if (batch->x_stride < batch->in || batch->y_stride < batch->out)
+    size_t x_stride = rows->x_stride ? rows->x_stride : layer->in;
+    size_t y_stride = rows->y_stride ? rows->y_stride : layer->out;
+    if (x_stride < layer->in || y_stride < layer->out)
         return error_set(
             E_INVALID, "registry: rows of %zu and %zu values, %zu and %zu from one to the next",
-            batch->in, batch->out, batch->x_stride, batch->y_stride
+            layer->in, layer->out, x_stride, y_stride
         );
-    return 0;
+    return rows->slots_on_device ? 0 : slots_check(used, registry, rows);
 }
 
-int registry_forward(
-    struct registry *registry, size_t module, const struct registry_rows *rows, unsigned threads
+static int host_forward(
+    struct registry *registry,
+    const struct registry_layer *layer,
+    const struct registry_rows *rows,
+    size_t used,
+    unsigned threads
 )
 {
     AUTO_FREE(struct batch_row, list);
-    size_t count = 0;
-
-    if (module >= registry->model.count)
-        return error_set(E_INVALID, "registry: module %zu of %zu", module, registry->model.count);
-    const struct registry_layer *layer = &registry->model.layers[module];
     struct batch batch = {
         .basis = &registry->basis,
         .in = layer->in,
@@ -420,16 +488,31 @@ int registry_forward(
         .y = rows->y,
         .y_stride = rows->y_stride ? rows->y_stride : layer->out,
     };
-    int err = rows_check(&batch, registry, rows);
-    if (err < 0)
-        return err;
-    if (!(list = array_new(batch.row_count, sizeof(*list))))
+
+    if (!(list = array_new(used, sizeof(*list))))
         return error_wrap(E_NOMEM, "registry");
     for (size_t i = 0; i < rows->count; i++) {
         if (rows->slots[i] >= 0)
-            list[count++] = (struct batch_row
+            list[batch.row_count++] = (struct batch_row
             ){i, vectors_at(registry, layer, (uint32_t)rows->slots[i])};
     }
     batch.rows = list;
     return batch_run(&batch, threads > 0 ? threads : 1);
+}
+
+int registry_forward(
+    struct registry *registry, size_t module, const struct registry_rows *rows, unsigned threads
+)
+{
+    size_t used = 0;
+
+    if (module >= registry->model.count)
+        return error_set(E_INVALID, "registry: module %zu of %zu", module, registry->model.count);
+    const struct registry_layer *layer = &registry->model.layers[module];
+    int err = rows_check(&used, registry, layer, rows);
+    if (err < 0)
+        return err;
+    if (registry->device)
+        return registry_device_forward(registry->device, layer, rows);
+    return host_forward(registry, layer, rows, used, threads);
 }

@@ -3,8 +3,9 @@
  * thousands of adapters of one model and one basis.
  *
  * For each module the vectors of neighbouring slots lie side by side, d before b, in pieces of
- * memory that are taken as they are needed, up to a budget. Where it is used up the least recently
- * used adapter goes; pinned ones stay, and those that somebody holds.
+ * memory that are taken as they are needed, up to a budget; or on a GPU, where A, B and all slots
+ * are taken at once, and batches are queued. Where the budget is used up the least recently used
+ * adapter goes; pinned ones stay, and those that somebody holds.
  *
  * Any number of threads may call any function but registry_free(), on one registry, at once. What a
  * thread holds does not change or go until it drops it, so that a batch keeps its adapters through
@@ -29,7 +30,11 @@ struct registry_options {
     const struct basis *basis;
     enum dtype base_dtype; /* of the model's weights: a basis that is only declared depends on it */
     enum dtype vectors;    /* how b and d are kept: F32, or rounded to BF16 or F16 */
-    uint64_t budget_bytes; /* of all that the registry takes: basis, ids, vectors */
+    /* Of all that the registry takes: basis, ids, vectors; or of all that it takes of the GPU's
+       memory: basis and vectors. */
+    uint64_t budget_bytes;
+    bool on_device; /* on the GPU of this number; DEVICE_CURRENT: apply/backend.h */
+    int device;
 };
 
 struct registry_stats {
@@ -40,7 +45,8 @@ struct registry_stats {
 
 /* Everything in `options` is copied. E_INVALID, naming it: no modules, two of one name, a shape
    that the basis does not cover, a dtype that is not one of the three, a value of A or B that is
-   not finite; E_LIMIT where the budget does not hold one adapter; E_NOMEM. */
+   not finite; E_LIMIT where the budget does not hold one adapter; E_NOMEM; E_DEVICE where the GPU
+   is not there, or has less memory left than the budget. */
 MUST_CHECK int registry_new(struct registry **out, const struct registry_options *options);
 
 /* Nobody holds anything, or uses it, any more. */
@@ -54,7 +60,8 @@ void registry_free(struct registry *registry);
    as before: E_INVALID, listing what is wrong: another rank, a module that is missing, unknown or
    of another shape, a value that is not finite (or not in `vectors`), a bias or whole module
    without REGISTRY_VECTORS_ONLY; E_CONFLICT: another basis; E_UNSUPPORTED: the vectors' dtype;
-   E_LIMIT: all others are pinned or held; E_NOMEM. */
+   E_LIMIT: all others are pinned or held; E_NOMEM. But for E_DEVICE, where a GPU failed on the way:
+   the adapter that made room may be gone. */
 MUST_CHECK int registry_add(
     int32_t *held, struct registry *registry, const struct loaded_adapter *adapter, unsigned flags
 );
@@ -78,7 +85,7 @@ MUST_CHECK int registry_remove(struct registry *registry, const struct digest *i
 
 void registry_stats(struct registry_stats *out, struct registry *registry);
 
-/* x [rows, in] and y [rows, out] of one module. */
+/* x [rows, in] and y [rows, out] of one module; in the GPU's memory where the registry is there. */
 struct registry_rows {
     size_t count;
     const int32_t *slots; /* [count]: held by the caller; -1: the row has no adapter */
@@ -86,11 +93,15 @@ struct registry_rows {
     const void *x;
     void *y;                   /* none of x's memory, no element twice; at any address */
     size_t x_stride, y_stride; /* elements from row to row; 0: in, out */
+    bool slots_on_device;      /* slots, too: whether they are held is not asked */
+    void *stream;              /* on a GPU: the CUstream in which x is written and y is used */
 };
 
 /* y += b o (B (d o (A x))), each row with its adapter's b and d; rows without one keep their bits.
-   Numerics: apply/batch.h. Threads: 1 or more. E_INVALID, with y untouched: no such module, a slot
-   that nobody holds, a stride that is too small; E_UNSUPPORTED: dtype; E_NOMEM. */
+   Numerics: apply/batch.h. Threads: 1 or more, on the processor. On a GPU it is queued, and not
+   waited for; slots in host memory are read before it returns. E_INVALID, with y untouched: no such
+   module, a slot that nobody holds, a stride that is too small, memory that is not where it should
+   be; E_UNSUPPORTED: dtype; E_NOMEM; E_DEVICE. */
 MUST_CHECK int registry_forward(
     struct registry *registry, size_t module, const struct registry_rows *rows, unsigned threads
 );

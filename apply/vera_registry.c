@@ -36,6 +36,13 @@ static int dtype_from(enum dtype *out, int32_t dtype)
     return 0;
 }
 
+static int memory_check(int32_t memory)
+{
+    if (memory != 0 && memory != VERA_HOST && memory != VERA_CUDA)
+        return error_set(E_UNSUPPORTED, "registry: memory %d is none of vera_memory", memory);
+    return 0;
+}
+
 static int snapshot_open(struct snapshot *out, const struct vera_registry_options *options)
 {
     AUTO_ADAPTER_FILES(files);
@@ -98,6 +105,8 @@ static int registry_make(struct registry **out, const struct vera_registry_optio
     own.module_count = (size_t)options->modules;
     own.basis = &basis;
     own.budget_bytes = options->budget_bytes;
+    own.on_device = options->memory == VERA_CUDA;
+    own.device = options->device;
     return registry_new(out, &own);
 }
 
@@ -109,8 +118,14 @@ int vera_registry_new(struct vera_registry **out, const struct vera_registry_opt
     int err = structure_take(&options, sizeof(options), given, sizeof(options));
     if (err < 0)
         return err;
-    if (options.memory != 0 && options.memory != VERA_HOST)
-        return error_set(E_DEVICE, "registry: only in host memory");
+    if (options.memory != VERA_CUDA && options.device != 0)
+        return error_set(
+            E_INVALID, "registry: device %d, and memory that is not VERA_CUDA", options.device
+        );
+    if (options.memory == VERA_CUDA && options.device < 0)
+        return error_set(E_INVALID, "registry: there is no device %d", options.device);
+    if ((err = memory_check(options.memory)) < 0)
+        return err;
     options.base_dtype = options.base_dtype ? options.base_dtype : VERA_F32;
     options.vector_dtype = options.vector_dtype ? options.vector_dtype : VERA_F32;
     if ((err = registry_make(&registry, &options)) == 0)
@@ -227,8 +242,10 @@ int vera_registry_forward(
     int err;
 
     if ((err = structure_take(&batch, sizeof(batch), given, least)) < 0 ||
-        (err = dtype_from(&dtype, batch.dtype)) < 0)
+        (err = dtype_from(&dtype, batch.dtype)) < 0 || (err = memory_check(batch.slots_memory)) < 0)
         return err;
+    if (batch.reserved)
+        return error_set(E_INVALID, "registry: a reserved field is not zero");
     if (batch.rows > 0 && (!batch.slots || !batch.x || !batch.y))
         return error_set(E_INVALID, "registry: a batch without slots, x or y");
     const struct registry_rows rows = {
@@ -239,6 +256,8 @@ int vera_registry_forward(
         .y = batch.y,
         .x_stride = (size_t)batch.x_stride,
         .y_stride = (size_t)batch.y_stride,
+        .slots_on_device = batch.slots_memory == VERA_CUDA,
+        .stream = batch.stream,
     };
     unsigned threads = batch.threads ? batch.threads : crew_size(rows.count);
     return registry_forward(registry_of(registry), (size_t)module, &rows, threads);

@@ -2,6 +2,8 @@
 #ifndef TESTS_REGISTRIES_H
 #define TESTS_REGISTRIES_H
 
+#include <math.h>
+
 #include "apply/registry.h"
 #include "tests/adapters.h"
 
@@ -43,15 +45,27 @@ base_modules(struct module_list *out, const struct adapter *adapter, const struc
     }
 }
 
-/* A registry on the basis of `like`, all of whose adapters fit `budget`. */
-static inline struct registry *registry_like(
+static inline size_t module_find(const struct module_list *list, const char *name)
+{
+    size_t i = 0;
+
+    while (i < list->count && strcmp(list->modules[i].name, name) != 0)
+        i++;
+    assert_true(i < list->count);
+    return i;
+}
+
+/* Make a registry on the basis of `like`, in host memory or on a GPU. */
+static inline int registry_try(
+    struct registry **out_registry,
     const struct loaded_adapter *like,
     const struct module_list *list,
     enum dtype vectors,
-    uint64_t budget
+    uint64_t budget,
+    bool on_device,
+    int device
 )
 {
-    struct registry *registry = NULL;
     uint64_t in = 0, out = 0;
     AUTO_BASIS(basis);
 
@@ -67,8 +81,23 @@ static inline struct registry *registry_like(
         .base_dtype = DTYPE_F32,
         .vectors = vectors,
         .budget_bytes = budget,
+        .on_device = on_device,
+        .device = device,
     };
-    if (registry_new(&registry, &options) < 0)
+    return registry_new(out_registry, &options);
+}
+
+/* A registry on the basis of `like`, all of whose adapters fit `budget`. */
+static inline struct registry *registry_like(
+    const struct loaded_adapter *like,
+    const struct module_list *list,
+    enum dtype vectors,
+    uint64_t budget
+)
+{
+    struct registry *registry = NULL;
+
+    if (registry_try(&registry, like, list, vectors, budget, false, 0) < 0)
         fail_msg("%s", error_message());
     return registry;
 }
@@ -110,6 +139,87 @@ static inline void changed_open(
     if (snapshot_encode(&out->snapshot, &out->files, NULL) < 0)
         fail_msg("%s", error_message());
     assert_int_equal(adapter_load(&out->loaded, &out->snapshot), 0);
+}
+
+/* Add adapter number n: those of llama-vectors-only with another first value. */
+static inline void numbered_add(
+    struct digest *id, struct registry *registry, uint32_t number, unsigned flags, int wanted
+)
+{
+    AUTO_SUBJECT(subject);
+
+    changed_open(&subject, "llama-vectors-only", PEFT_MODEL, NULL, NULL, number);
+    assert_int_equal(registry_add(NULL, registry, &subject.loaded, flags), wanted);
+    *id = subject.snapshot.id;
+}
+
+/* What PEFT gave for a batch of four adapters, of EXPECTED_ADAPTERS by number, in module DOWN. */
+#define DOWN "model.layers.1.mlp.down_proj"
+#define EXPECTED_ADAPTERS                                                                          \
+    "llama/step-060", "llama/step-120", "llama-c/step-040", "llama-perl/step-040"
+
+struct expected {
+    struct buf file;
+    struct safetensors table;
+    const float *x, *y;
+    const int64_t *adapter;
+    size_t rows, in, out;
+};
+
+static inline const void *expected_tensor(const struct expected *expected, const char *name)
+{
+    const struct tensor *tensor = safetensors_find(&expected->table, name);
+
+    assert_non_null(tensor);
+    return expected->file.data + expected->table.header_bytes + tensor->begin;
+}
+
+static inline void expected_open(struct expected *out)
+{
+    assert_int_equal(
+        file_read(&out->file, FIXTURES "/expected/forward/down_proj.safetensors", GIB), 0
+    );
+    assert_int_equal(safetensors_decode(&out->table, buf_bytes(&out->file), out->file.len), 0);
+    out->x = expected_tensor(out, "x");
+    out->y = expected_tensor(out, "y");
+    out->adapter = expected_tensor(out, "adapter");
+    out->rows = (size_t)safetensors_find(&out->table, "x")->shape[0];
+    out->in = (size_t)safetensors_find(&out->table, "x")->shape[1];
+    out->out = (size_t)safetensors_find(&out->table, "y")->shape[1];
+}
+
+static inline void expected_release(struct expected *expected)
+{
+    safetensors_release(&expected->table);
+    buf_release(&expected->file);
+}
+
+#define AUTO_EXPECTED(name) __attribute__((cleanup(expected_release))) struct expected name = {0}
+
+/* x W^T. */
+static inline void base_forward(float *y, const struct expected *expected, const struct model *base)
+{
+    AUTO_BUF(data);
+
+    read_tensor(&data, base, DOWN ".weight");
+    const float *w = (const float *)(const void *)data.data;
+    for (size_t n = 0; n < expected->rows; n++) {
+        for (size_t i = 0; i < expected->out; i++) {
+            double sum = 0;
+            for (size_t j = 0; j < expected->in; j++)
+                sum += (double)w[i * expected->in + j] * (double)expected->x[n * expected->in + j];
+            y[n * expected->out + i] = (float)sum;
+        }
+    }
+}
+
+static inline double largest_difference(const float *a, const float *b, size_t count)
+{
+    double largest = 0;
+
+    for (size_t i = 0; i < count; i++)
+        largest = fmax(largest, fabs((double)a[i] - (double)b[i]));
+    return largest;
 }
 
 #endif

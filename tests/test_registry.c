@@ -16,8 +16,6 @@
 #include "tests/fault.h"
 #include "tests/registries.h"
 
-#define NAMES  "llama/step-060", "llama/step-120", "llama-c/step-040", "llama-perl/step-040"
-#define DOWN   "model.layers.1.mlp.down_proj"
 #define FAMILY "llama/step-120"
 
 /* The llama base's modules, and a registry on the basis of FAMILY. */
@@ -43,16 +41,6 @@ static void house_open(struct house *house, enum dtype vectors, uint64_t budget)
     assert_int_equal(model_open(&house->base, FIXTURES "/base/llama"), 0);
     base_modules(&house->list, &house->like.loaded.adapter, &house->base);
     house->registry = registry_like(&house->like.loaded, &house->list, vectors, budget);
-}
-
-static size_t module_number(const struct house *house, const char *name)
-{
-    size_t i = 0;
-
-    while (i < house->list.count && strcmp(house->list.modules[i].name, name) != 0)
-        i++;
-    assert_true(i < house->list.count);
-    return i;
 }
 
 /* How many adapters a registry of that budget holds. */
@@ -104,72 +92,9 @@ static void house_resize(struct house *house, uint32_t adapters)
 
 /* ---- What comes out ---- */
 
-/* Of a file of tests/fixtures/expected/forward. */
-struct expected {
-    struct buf file;
-    struct safetensors table;
-    const float *x, *y;
-    const int64_t *adapter;
-    size_t rows, in, out;
-};
-
-static const void *expected_tensor(const struct expected *expected, const char *name)
-{
-    const struct tensor *tensor = safetensors_find(&expected->table, name);
-
-    assert_non_null(tensor);
-    return expected->file.data + expected->table.header_bytes + tensor->begin;
-}
-
-static void expected_open(struct expected *out)
-{
-    assert_int_equal(
-        file_read(&out->file, FIXTURES "/expected/forward/down_proj.safetensors", GIB), 0
-    );
-    assert_int_equal(safetensors_decode(&out->table, buf_bytes(&out->file), out->file.len), 0);
-    out->x = expected_tensor(out, "x");
-    out->y = expected_tensor(out, "y");
-    out->adapter = expected_tensor(out, "adapter");
-    out->rows = (size_t)safetensors_find(&out->table, "x")->shape[0];
-    out->in = (size_t)safetensors_find(&out->table, "x")->shape[1];
-    out->out = (size_t)safetensors_find(&out->table, "y")->shape[1];
-}
-
-static void expected_release(struct expected *expected)
-{
-    safetensors_release(&expected->table);
-    buf_release(&expected->file);
-}
-
-/* x W^T. */
-static void base_forward(float *y, const struct expected *expected, const struct model *base)
-{
-    AUTO_BUF(data);
-
-    read_tensor(&data, base, DOWN ".weight");
-    const float *w = (const float *)(const void *)data.data;
-    for (size_t n = 0; n < expected->rows; n++) {
-        for (size_t i = 0; i < expected->out; i++) {
-            double sum = 0;
-            for (size_t j = 0; j < expected->in; j++)
-                sum += (double)w[i * expected->in + j] * (double)expected->x[n * expected->in + j];
-            y[n * expected->out + i] = (float)sum;
-        }
-    }
-}
-
-static double largest_difference(const float *a, const float *b, size_t count)
-{
-    double largest = 0;
-
-    for (size_t i = 0; i < count; i++)
-        largest = fmax(largest, fabs((double)a[i] - (double)b[i]));
-    return largest;
-}
-
 static void a_mixed_batch_is_what_peft_gives(void **state)
 {
-    static const char *const names[] = {NAMES};
+    static const char *const names[] = {EXPECTED_ADAPTERS};
     static const struct {
         enum dtype vectors;
         double bound; /* of the largest magnitude */
@@ -177,7 +102,7 @@ static void a_mixed_batch_is_what_peft_gives(void **state)
 
     (void)state;
     for (size_t c = 0; c < sizeof(cases) / sizeof(cases[0]); c++) {
-        __attribute__((cleanup(expected_release))) struct expected expected = {0};
+        AUTO_EXPECTED(expected);
         AUTO_HOUSE(house);
         float y[64 * 64], *nothing = calloc(64 * 64, sizeof(float));
         int32_t held[4], slots[64];
@@ -200,7 +125,7 @@ static void a_mixed_batch_is_what_peft_gives(void **state)
             .x = expected.x,
             .y = y,
         };
-        size_t module = module_number(&house, DOWN);
+        size_t module = module_find(&house.list, DOWN);
         assert_int_equal(registry_forward(house.registry, module, &rows, 2), 0);
         double off = largest_difference(y, expected.y, expected.rows * expected.out);
         double magnitude = largest_difference(expected.y, nothing, expected.rows * expected.out);
@@ -227,7 +152,7 @@ static void rows_without_an_adapter_keep_their_bits(void **state)
         y[i] = i % 2 ? NAN : -0.0f;
     }
     memcpy(before, y, sizeof(y));
-    size_t module = module_number(&house, "model.layers.0.self_attn.q_proj");
+    size_t module = module_find(&house.list, "model.layers.0.self_attn.q_proj");
     struct registry_rows rows = {.count = 5, .slots = slots, .dtype = DTYPE_F32, .x = x, .y = y};
     assert_int_equal(registry_forward(house.registry, module, &rows, 1), 0);
     for (size_t n = 0; n < 5; n += 2)
@@ -420,7 +345,7 @@ static void rows_that_cannot_be_are_refused_and_nothing_is_written(void **state)
     int32_t slot = slots[2];
     memset(y, 0x55, sizeof(y));
     memcpy(before, y, sizeof(y));
-    size_t module = module_number(&house, "model.layers.0.self_attn.q_proj");
+    size_t module = module_find(&house.list, "model.layers.0.self_attn.q_proj");
     struct registry_rows rows = {.count = 3, .slots = slots, .dtype = DTYPE_F32, .x = x, .y = y};
     static const int32_t bad[] = {1, -2, INT32_MIN, INT32_MAX};
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
@@ -453,18 +378,6 @@ static void rows_that_cannot_be_are_refused_and_nothing_is_written(void **state)
 }
 
 /* ---- Who goes ---- */
-
-/* Adapter number n: FAMILY's vectors with another first value. */
-static void numbered_add(
-    struct digest *id, struct registry *registry, uint32_t number, unsigned flags, int wanted
-)
-{
-    AUTO_SUBJECT(subject);
-
-    changed_open(&subject, "llama-vectors-only", PEFT_MODEL, NULL, NULL, number);
-    assert_int_equal(registry_add(NULL, registry, &subject.loaded, flags), wanted);
-    *id = subject.snapshot.id;
-}
 
 static bool is_there(struct registry *registry, const struct digest *id)
 {
@@ -532,7 +445,7 @@ static void a_removed_adapter_serves_those_who_hold_it(void **state)
     memset(y, 0, sizeof(y));
     numbered_add(&ids[0], registry, 7, REGISTRY_PIN, 0);
     assert_int_equal(registry_hold(&slot, registry, &ids[0]), 0);
-    size_t module = module_number(&house, "model.layers.0.self_attn.q_proj");
+    size_t module = module_find(&house.list, "model.layers.0.self_attn.q_proj");
     struct registry_rows rows = {.count = 1, .slots = &slot, .x = x, .dtype = DTYPE_F32};
     for (int removed = 0; removed < 2; removed++) {
         rows.y = y[removed];
@@ -743,7 +656,7 @@ static void tenants_come_and_go_while_others_are_served(void **state)
     house_open(&house, DTYPE_F32, MIB);
     house_resize(&house, 8);
     crowd.registry = house.registry;
-    crowd.module = module_number(&house, "model.layers.0.self_attn.q_proj");
+    crowd.module = module_find(&house.list, "model.layers.0.self_attn.q_proj");
     for (size_t n = 0; n < TENANTS; n++)
         fixture_open(&crowd.tenants[n], names[n], NULL);
     crowd_expect(&crowd);
