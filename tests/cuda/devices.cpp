@@ -5,6 +5,8 @@
 
 #include <stdio.h>
 
+#include <algorithm>
+
 #include "tests/cuda/fiber.h"
 
 using namespace emulator;
@@ -18,22 +20,21 @@ cudaError_t emulated_launch(const cudaLaunchConfig_t *config, std::function<void
     if (threads == 0 || threads > 1024 || grid.x == 0 || grid.y == 0 || grid.z == 0 ||
         grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535)
         return answer(cudaErrorInvalidConfiguration);
+    cudaStream_t stream = stream_of(config->stream);
+    if (!stream || stream->device != current_device)
+        return answer(cudaErrorInvalidResourceHandle);
     auto run = [=]() { fiber_run_grid(grid, block, thread_main); };
-    return enqueue(config->stream, {run, true, nullptr, nullptr, nullptr, 0});
-}
-
-void emulated_device_check(const void *pointer)
-{
-    guard held;
-
-    if (!is_device(pointer) && !is_pinned(pointer))
-        emulated_die("a kernel was given a pointer that is not the device's");
+    return enqueue(stream, {WORK_KERNEL, run});
 }
 
 cudaError_t cudaDeviceSynchronize(void)
 {
     ENTER("cudaDeviceSynchronize");
-    drain_all();
+    for (cudaStream_t stream : state.streams) {
+        if (stream->device == current_device && stream->capture)
+            return capture_void(stream, cudaErrorStreamCaptureUnsupported);
+    }
+    drain_device(current_device);
     return cudaSuccess;
 }
 
@@ -67,7 +68,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int device)
         return answer(cudaErrorInvalidDevice);
     *properties = {};
     snprintf(properties->name, sizeof(properties->name), "emulated on the CPU");
-    properties->totalGlobalMem = state.memory;
+    properties->totalGlobalMem = std::min(state.devices[device].memory, state.memory);
     properties->sharedMemPerBlock = 48 << 10;
     properties->regsPerBlock = 65536;
     properties->warpSize = 32;

@@ -4,9 +4,20 @@
  * fibers. This is what a test can ask of it.
  *
  * Work on a stream is queued and runs only when something waits for it (or in another order that a
- * test chooses), so a missing synchronisation shows. Device memory can be touched by queued work
- * only: a host that follows a device pointer dies of SIGSEGV. New memory holds no zeros. What a
- * kernel writes beyond its allocation is found (guard pages, ASan, and a check when it is freed).
+ * test chooses), so a missing synchronisation shows: on the default stream, too, which waits for
+ * the blocking streams and they for it, and for no others. Device memory can be touched by queued
+ * work only: a host that follows a device pointer dies of SIGSEGV, and a kernel that touches
+ * another device's memory with a message. New memory holds no zeros. What a kernel writes beyond
+ * its allocation is found (guard pages, ASan, and a check when it is freed).
+ *
+ * Memory that is taken and freed in a stream's order (cudaMallocAsync() and the like) can be
+ * touched by work of that very stream between the two, and by nothing else. A capture records what
+ * is queued on one stream; host memory that is not pinned, memory that it does not free, and work
+ * of other streams in it end the process, and calls that CUDA forbids meanwhile make it void.
+ *
+ * A test in C finds all of this by dlsym() in the module that it has loaded, and what
+ * cuda_runtime.h declares as extern "C" (cudaMalloc(), cudaMemcpy(), cudaSetDevice(), ...): there a
+ * handle is a void *, cudaError_t and every other enumeration an int.
  *
  * The same can be asked of a process by the environment variable VERA_EMULATED, words with commas
  * between: fail=CALL:NTH:ERROR, memory=BYTES, devices=N, order=lazy|eager|others|SEED,
@@ -32,8 +43,10 @@ void emulated_fail(const char *call, unsigned nth, int error);
 /* Calls of that name since emulated_reset(). */
 unsigned emulated_calls(const char *call);
 
-/* Bytes that the device has; cudaErrorMemoryAllocation beyond. */
+/* Bytes that each device has; cudaErrorMemoryAllocation beyond. And of one device, if that is
+   less. */
 void emulated_memory(size_t bytes);
+void emulated_memory_of(int device, size_t bytes);
 
 /* How many devices there are; 0: cudaErrorNoDevice, -1: as without a driver,
    cudaErrorInsufficientDriver. */
@@ -54,18 +67,20 @@ void emulated_order(unsigned order);
 /* Any other number: the seed of another permutation at every barrier. */
 void emulated_fibers(unsigned order);
 
-/* Things that were made and not freed: device memory, pinned memory, streams, events; each is
-   named on stderr. */
+/* Things that were made and not freed: memory, pools of it, streams, events, graphs; each is named
+   on stderr. */
 unsigned emulated_leaks(void);
 
 /* Asynchronous copies from or to host memory that is not pinned: right, but not asynchronous on a
    real device. Since emulated_reset(). */
 unsigned emulated_pageable_copies(void);
 
-/* The most device memory that was taken at a time, since emulated_reset(). */
+/* The most memory of the calling thread's device that was taken at a time, since
+   emulated_reset(). */
 size_t emulated_memory_peak(void);
 
-/* Forget counts, faults, limits and orders. What is allocated stays. */
+/* Forget counts, faults, limits and orders; the calling thread's device is the first one again.
+   What is allocated stays. */
 void emulated_reset(void);
 
 #pragma GCC visibility pop

@@ -32,48 +32,74 @@ static void memory_protect(const allocation &memory, int protection)
     mprotect(memory.map + page, memory.map_bytes - 2 * page, protection);
 }
 
-static void memory_protect_of(const void *pointer, int protection)
+/* What an address is in, between its guard pages or in one of them; null: none. */
+static const allocation *memory_around(uintptr_t at)
+{
+    for (auto &[address, memory] : state.memories) {
+        uintptr_t map = reinterpret_cast<uintptr_t>(memory.map);
+        if (at >= map && at - map < memory.map_bytes)
+            return &memory;
+    }
+    return nullptr;
+}
+
+static const char *refusal(const allocation &memory, const stream_work &work)
+{
+    if (!memory.owner)
+        return memory.device == work.device ? nullptr : "another device's memory";
+    if (memory.owner != work.owner)
+        return "memory that is taken and freed in another stream";
+    return memory.live ? nullptr : "memory that was freed in its stream, or is not taken yet";
+}
+
+const char *memory_refusal(const void *pointer, const stream_work &work)
+{
+    const allocation *memory = memory_around(reinterpret_cast<uintptr_t>(pointer));
+
+    return memory ? refusal(*memory, work) : "what is no device's memory";
+}
+
+void work_protect(const stream_work &work, int protection)
+{
+    if (work.kind == WORK_KERNEL) {
+        for (auto &[address, memory] : state.memories) {
+            if (!refusal(memory, work))
+                memory_protect(memory, protection);
+        }
+        return;
+    }
+    for (const void *side : {work.to, work.from}) {
+        const allocation *memory = memory_find(side);
+        if (memory && memory->live)
+            memory_protect(*memory, protection);
+    }
+}
+
+allocation *memory_find(const void *pointer, size_t bytes)
 {
     uintptr_t at = reinterpret_cast<uintptr_t>(pointer);
     auto next = state.memories.upper_bound(at);
 
     if (next == state.memories.begin())
-        return;
-    const auto &[address, memory] = *std::prev(next);
-    if (at - address < memory.bytes)
-        memory_protect(memory, protection);
+        return nullptr;
+    auto &[address, memory] = *std::prev(next);
+    bool inside = at - address <= memory.bytes && bytes <= memory.bytes - (at - address);
+    return inside ? &memory : nullptr;
 }
 
-void work_protect(const stream_work &work, int protection)
+static bool is_device(const void *pointer, size_t bytes = 1)
 {
-    if (work.kernel) {
-        for (auto &[address, memory] : state.memories)
-            memory_protect(memory, protection);
-        return;
-    }
-    memory_protect_of(work.to, protection);
-    memory_protect_of(work.from, protection);
+    return memory_find(pointer, bytes) != nullptr;
 }
 
-template <typename V>
-static bool range_in(const std::map<uintptr_t, V> &ranges, uintptr_t at, size_t bytes)
+static bool range_in(const std::map<uintptr_t, size_t> &ranges, uintptr_t at, size_t bytes)
 {
     auto next = ranges.upper_bound(at);
 
     if (next == ranges.begin())
         return false;
-    auto range = std::prev(next);
-    size_t length;
-    if constexpr (std::is_same_v<V, allocation>)
-        length = range->second.bytes;
-    else
-        length = range->second;
-    return at - range->first <= length && bytes <= length - (at - range->first);
-}
-
-bool is_device(const void *pointer, size_t bytes)
-{
-    return range_in(state.memories, reinterpret_cast<uintptr_t>(pointer), bytes);
+    auto [first, length] = *std::prev(next);
+    return at - first <= length && bytes <= length - (at - first);
 }
 
 bool is_pinned(const void *pointer, size_t bytes)
@@ -118,31 +144,139 @@ static bool is_pageable(const void *to, size_t to_bytes, const void *from, size_
     return pageable;
 }
 
+/* Ordered memory is its stream's from where that takes it to where it frees it. */
+static void check_order(const void *pointer, cudaStream_t stream)
+{
+    const allocation *memory = memory_find(pointer);
+    const void *owner = stream;
+
+    if (!memory || !memory->owner)
+        return;
+    if (stream->capture)
+        owner = stream->capture->graph.get();
+    if (memory->freed)
+        emulated_die("memory is used after it was freed in its stream");
+    if (memory->owner != owner)
+        emulated_die("memory is used in another stream than that which takes and frees it");
+}
+
+/* `waits`: the caller does, as with any copy from or to host memory that is not pinned. */
 static cudaError_t enqueue_copy(
-    cudaStream_t stream,
+    cudaStream_t handle,
     std::function<void()> copy,
     const void *to,
     size_t to_bytes,
     const void *from,
-    size_t from_bytes
+    size_t from_bytes,
+    bool waits
 )
 {
-    bool pageable = stream && is_pageable(to, to_bytes, from, from_bytes);
-    cudaError_t error = enqueue(stream, {std::move(copy), false, to, from, nullptr, 0});
+    cudaStream_t stream = stream_of(handle);
 
-    if (error == cudaSuccess && pageable)
+    if (!stream)
+        return answer(cudaErrorInvalidResourceHandle);
+    check_order(to, stream);
+    check_order(from, stream);
+    if (!waits && is_pageable(to, to_bytes, from, from_bytes)) {
+        if (stream->capture)
+            emulated_die("a captured copy uses host memory that is not pinned");
+        waits = true;
+    }
+    cudaError_t error = enqueue(stream, {WORK_COPY, std::move(copy), to, from});
+    if (error == cudaSuccess && waits)
         stream_drain(stream);
     return error;
 }
 
-static void tail_check(uintptr_t address, const allocation &memory, size_t page)
+static cudaError_t enqueue_set(cudaStream_t handle, void *to, int value, size_t bytes)
 {
-    const char *end = memory.map + memory.map_bytes - page;
+    cudaStream_t stream = stream_of(handle);
 
-    for (const char *at = reinterpret_cast<char *>(address) + memory.bytes; at < end; at++) {
-        if (*at != TAIL)
+    if (!stream)
+        return answer(cudaErrorInvalidResourceHandle);
+    if (!is_device(to, bytes))
+        return answer(cudaErrorInvalidValue);
+    check_order(to, stream);
+    return enqueue(stream, {WORK_COPY, [=]() { memset(to, value, bytes); }, to});
+}
+
+static size_t memory_limit(int device)
+{
+    return std::min(state.devices[device].memory, state.memory);
+}
+
+size_t memory_unused(int device)
+{
+    size_t limit = memory_limit(device);
+
+    return limit - std::min(state.devices[device].used, limit);
+}
+
+static char *data_of(const allocation &memory)
+{
+    return memory.map + sysconf(_SC_PAGESIZE);
+}
+
+/* Up to the guard page. */
+static size_t data_bytes(const allocation &memory)
+{
+    return memory.map_bytes - 2 * static_cast<size_t>(sysconf(_SC_PAGESIZE));
+}
+
+void memory_fill(const allocation &memory)
+{
+    char *data = data_of(memory);
+    size_t tail = data_bytes(memory) - memory.bytes;
+
+    memory_protect(memory, PROT_READ | PROT_WRITE);
+    ASAN_UNPOISON_MEMORY_REGION(data + memory.bytes, tail);
+    memset(data, FILL, memory.bytes);
+    memset(data + memory.bytes, TAIL, tail);
+    ASAN_POISON_MEMORY_REGION(data + memory.bytes, tail);
+    memory_protect(memory, PROT_NONE);
+}
+
+void memory_tail_check(const allocation &memory)
+{
+    const char *data = data_of(memory);
+
+    ASAN_UNPOISON_MEMORY_REGION(data + memory.bytes, data_bytes(memory) - memory.bytes);
+    memory_protect(memory, PROT_READ);
+    for (size_t at = memory.bytes; at < data_bytes(memory); at++) {
+        if (data[at] != TAIL)
             emulated_die("a kernel wrote beyond the end of its memory");
     }
+    memory_protect(memory, PROT_NONE);
+}
+
+cudaError_t memory_take(uintptr_t *address, int device, size_t bytes)
+{
+    size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+    size_t inner = (bytes + page - 1) / page * page;
+
+    if (bytes > memory_unused(device))
+        return answer(cudaErrorMemoryAllocation);
+    void *map = mmap(
+        nullptr, inner + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0
+    );
+    if (map == MAP_FAILED)
+        return answer(cudaErrorMemoryAllocation);
+    *address = reinterpret_cast<uintptr_t>(map) + page;
+    state.memories[*address] = {bytes, static_cast<char *>(map), inner + 2 * page, device};
+    memory_fill(state.memories[*address]);
+    auto &owner = state.devices[device];
+    owner.used += bytes;
+    owner.peak = std::max(owner.peak, owner.used);
+    return cudaSuccess;
+}
+
+void memory_release(uintptr_t address)
+{
+    allocation memory = state.memories[address];
+
+    memory_tail_check(memory);
+    munmap(memory.map, memory.map_bytes);
+    state.memories.erase(address);
 }
 
 } // namespace emulator
@@ -151,62 +285,37 @@ using namespace emulator;
 
 cudaError_t cudaMalloc(void **pointer, size_t bytes)
 {
-    ENTER("cudaMalloc");
-    size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+    ENTER_UNSAFE("cudaMalloc");
+    uintptr_t address = 0;
 
     if (!pointer)
         return answer(cudaErrorInvalidValue);
-    if (bytes == 0) {
-        *pointer = nullptr;
-        return cudaSuccess;
-    }
-    if (bytes > state.memory - std::min(state.used, state.memory))
-        return answer(cudaErrorMemoryAllocation);
-    size_t inner = (bytes + page - 1) / page * page;
-    void *map = mmap(
-        nullptr, inner + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0
-    );
-    if (map == MAP_FAILED)
-        return answer(cudaErrorMemoryAllocation);
-    char *data = static_cast<char *>(map) + page;
-    mprotect(data, inner, PROT_READ | PROT_WRITE);
-    memset(data, FILL, bytes);
-    memset(data + bytes, TAIL, inner - bytes);
-    ASAN_POISON_MEMORY_REGION(data + bytes, inner - bytes);
-    mprotect(data, inner, PROT_NONE);
-    state.memories[reinterpret_cast<uintptr_t>(data)] = {
-        bytes, static_cast<char *>(map), inner + 2 * page};
-    state.used += bytes;
-    state.peak = std::max(state.peak, state.used);
-    *pointer = data;
-    return cudaSuccess;
+    cudaError_t error = bytes ? memory_take(&address, current_device, bytes) : cudaSuccess;
+    if (error == cudaSuccess)
+        *pointer = reinterpret_cast<void *>(address);
+    return error;
 }
 
 cudaError_t cudaFree(void *pointer)
 {
-    ENTER("cudaFree");
-    size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+    ENTER_UNSAFE("cudaFree");
+    uintptr_t address = reinterpret_cast<uintptr_t>(pointer);
 
     if (!pointer)
         return cudaSuccess;
-    auto found = state.memories.find(reinterpret_cast<uintptr_t>(pointer));
-    if (found == state.memories.end())
+    auto found = state.memories.find(address);
+    if (found == state.memories.end() || found->second.freed)
         return answer(cudaErrorInvalidValue);
-    drain_all();
-    allocation memory = found->second;
-    size_t inner = memory.map_bytes - 2 * page;
-    ASAN_UNPOISON_MEMORY_REGION(static_cast<char *>(pointer) + memory.bytes, inner - memory.bytes);
-    mprotect(memory.map + page, inner, PROT_READ);
-    tail_check(found->first, memory, page);
-    munmap(memory.map, memory.map_bytes);
-    state.used -= memory.bytes;
-    state.memories.erase(found);
+    int device = found->second.device;
+    drain_device(device);
+    state.devices[device].used -= found->second.bytes;
+    memory_release(address);
     return cudaSuccess;
 }
 
-cudaError_t emulated_malloc_host(const char *call, void **pointer, size_t bytes)
+cudaError_t cudaHostAlloc(void **pointer, size_t bytes, unsigned)
 {
-    ENTER(call);
+    ENTER_UNSAFE("cudaHostAlloc");
     if (!pointer)
         return answer(cudaErrorInvalidValue);
     void *memory = nullptr;
@@ -222,7 +331,7 @@ cudaError_t emulated_malloc_host(const char *call, void **pointer, size_t bytes)
 
 cudaError_t cudaFreeHost(void *pointer)
 {
-    ENTER("cudaFreeHost");
+    ENTER_UNSAFE("cudaFreeHost");
     if (!pointer)
         return cudaSuccess;
     if (state.pinned.find(reinterpret_cast<uintptr_t>(pointer)) == state.pinned.end())
@@ -235,7 +344,7 @@ cudaError_t cudaFreeHost(void *pointer)
 
 cudaError_t cudaHostRegister(void *pointer, size_t bytes, unsigned)
 {
-    ENTER("cudaHostRegister");
+    ENTER_UNSAFE("cudaHostRegister");
     if (!pointer || bytes == 0 || is_pinned(pointer))
         return answer(cudaErrorInvalidValue);
     state.registered[reinterpret_cast<uintptr_t>(pointer)] = bytes;
@@ -244,7 +353,7 @@ cudaError_t cudaHostRegister(void *pointer, size_t bytes, unsigned)
 
 cudaError_t cudaHostUnregister(void *pointer)
 {
-    ENTER("cudaHostUnregister");
+    ENTER_UNSAFE("cudaHostUnregister");
     drain_all();
     return state.registered.erase(reinterpret_cast<uintptr_t>(pointer))
                ? cudaSuccess
@@ -257,18 +366,19 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes *attributes, const vo
     void *plain = const_cast<void *>(pointer);
 
     *attributes = {cudaMemoryTypeUnregistered, -2, nullptr, nullptr};
-    if (is_device(pointer))
-        *attributes = {cudaMemoryTypeDevice, 0, plain, nullptr};
+    const allocation *memory = memory_find(pointer);
+    if (memory && !memory->freed)
+        *attributes = {cudaMemoryTypeDevice, memory->device, plain, nullptr};
     else if (is_pinned(pointer))
-        *attributes = {cudaMemoryTypeHost, 0, plain, plain};
+        *attributes = {cudaMemoryTypeHost, current_device, plain, plain};
     return cudaSuccess;
 }
 
 cudaError_t cudaMemGetInfo(size_t *unused, size_t *total)
 {
     ENTER("cudaMemGetInfo");
-    *unused = state.memory - std::min(state.used, state.memory);
-    *total = state.memory;
+    *unused = memory_unused(current_device);
+    *total = memory_limit(current_device);
     return cudaSuccess;
 }
 
@@ -282,7 +392,7 @@ cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, c
     if (error != cudaSuccess)
         return error;
     auto copy = [=]() { memcpy(to, from, bytes); };
-    return enqueue_copy(stream, copy, to, bytes, from, bytes);
+    return enqueue_copy(stream, copy, to, bytes, from, bytes, false);
 }
 
 cudaError_t cudaMemcpy2DAsync(
@@ -313,37 +423,31 @@ cudaError_t cudaMemcpy2DAsync(
                 static_cast<const char *>(from) + i * from_pitch, width
             );
     };
-    return enqueue_copy(stream, copy, to, to_bytes, from, from_bytes);
+    return enqueue_copy(stream, copy, to, to_bytes, from, from_bytes, false);
 }
 
 cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind kind)
 {
-    ENTER("cudaMemcpy");
+    ENTER_UNSAFE("cudaMemcpy");
     if (bytes == 0)
         return cudaSuccess;
     cudaError_t error = check_copy(to, bytes, from, bytes, kind);
     if (error != cudaSuccess)
         return error;
     auto copy = [=]() { memcpy(to, from, bytes); };
-    return enqueue_copy(nullptr, copy, to, bytes, from, bytes);
+    bool waits = !is_device(to) || !is_device(from);
+    return enqueue_copy(nullptr, copy, to, bytes, from, bytes, waits);
 }
 
 cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t stream)
 {
     ENTER("cudaMemsetAsync");
-    if (bytes == 0)
-        return cudaSuccess;
-    if (!is_device(to, bytes))
-        return answer(cudaErrorInvalidValue);
-    auto set = [=]() { memset(to, value, bytes); };
-    return enqueue(stream, {set, false, to, nullptr, nullptr, 0});
+    return bytes ? enqueue_set(stream, to, value, bytes) : cudaSuccess;
 }
 
+/* As in CUDA, the host does not wait for it. */
 cudaError_t cudaMemset(void *to, int value, size_t bytes)
 {
     ENTER("cudaMemset");
-    if (bytes > 0 && !is_device(to, bytes))
-        return answer(cudaErrorInvalidValue);
-    auto set = [=]() { memset(to, value, bytes); };
-    return enqueue(nullptr, {set, false, to, nullptr, nullptr, 0});
+    return bytes ? enqueue_set(nullptr, to, value, bytes) : cudaSuccess;
 }

@@ -25,7 +25,7 @@ static pthread_mutex_t mutex;
 static pthread_once_t mutex_once = PTHREAD_ONCE_INIT;
 thread_local cudaError_t last_error;
 thread_local int current_device;
-device state;
+runtime state;
 
 static void mutex_make()
 {
@@ -54,6 +54,16 @@ cudaError_t answer(cudaError_t error)
     return error;
 }
 
+unsigned thread_number()
+{
+    static unsigned count;
+    static thread_local unsigned number;
+
+    if (number == 0)
+        number = ++count;
+    return number;
+}
+
 cudaError_t enter(const char *call)
 {
     state.calls[call]++;
@@ -76,16 +86,26 @@ unsigned leaks_print()
 {
     unsigned count = 0;
 
-    for (auto &[address, memory] : state.memories)
-        leak(&count, "device memory", reinterpret_cast<void *>(address), memory.bytes);
+    for (auto &[address, memory] : state.memories) {
+        if (!memory.freed)
+            leak(&count, "device memory", reinterpret_cast<void *>(address), memory.bytes);
+    }
     for (auto &[address, bytes] : state.pinned)
         leak(&count, "pinned memory", reinterpret_cast<void *>(address), bytes);
     for (auto &[address, bytes] : state.registered)
         leak(&count, "registered memory", reinterpret_cast<void *>(address), bytes);
-    for (cudaStream_t stream : state.streams)
-        leak(&count, "stream", stream, sizeof(*stream));
-    for (cudaEvent_t event : state.events)
+    for (cudaStream_t stream : state.streams) {
+        if (stream->made)
+            leak(&count, "stream", stream, sizeof(*stream));
+    }
+    for (auto &[event, kept] : state.events)
         leak(&count, "event", event, sizeof(*event));
+    for (cudaMemPool_t pool : state.pools)
+        leak(&count, "memory pool", pool, sizeof(*pool));
+    for (cudaGraph_t graph : state.graphs)
+        leak(&count, "graph", graph, sizeof(*graph));
+    for (cudaGraphExec_t executable : state.executables)
+        leak(&count, "executable graph", executable, sizeof(*executable));
     return count;
 }
 
@@ -135,8 +155,9 @@ static void word_apply(const std::string &key, const std::string &value)
     }
 }
 
-device::~device()
+runtime::~runtime()
 {
+    ending = true;
     if (leaks_fatal && leaks_print() > 0)
         abort();
 }
@@ -202,6 +223,13 @@ void emulated_memory(size_t bytes)
     state.memory = bytes;
 }
 
+void emulated_memory_of(int device, size_t bytes)
+{
+    guard held;
+
+    state.devices[device].memory = bytes;
+}
+
 void emulated_devices(int count)
 {
     guard held;
@@ -242,7 +270,7 @@ size_t emulated_memory_peak(void)
 {
     guard held;
 
-    return state.peak;
+    return state.devices[current_device].peak;
 }
 
 void emulated_reset(void)
@@ -254,7 +282,11 @@ void emulated_reset(void)
     emulated_fibers(EMULATED_FORWARD);
     state.calls.clear();
     state.pageable_copies = 0;
-    state.peak = state.used;
     state.memory = size_t{1} << 40;
     state.count = 1;
+    current_device = 0;
+    for (auto &[number, device] : state.devices) {
+        device.peak = device.used;
+        device.memory = SIZE_MAX;
+    }
 }
