@@ -184,6 +184,8 @@ static int module_open(void **out, int number, enum math_mode math, struct backe
         return fault_set(fault, E_NOMEM, "cuda: out of memory");
     session->math = math;
     int err = device_choose(session, number, fault);
+    if (err == 0)
+        err = cuda_pool_open(session, fault);
     if (err < 0)
         free(session);
     else
@@ -208,6 +210,7 @@ static void module_close(void *state)
             resident_release(&session->bases[i]);
         for (size_t i = 0; i < session->memory_count; i++)
             (void)cudaFree(session->memories[i]);
+        cuda_pool_close(session);
     }
     free(session->bases);
     free(session->memories);
@@ -394,7 +397,7 @@ static const struct backend backend_module = {
     module_session_wait,
     cuda_lane_prepare,
     cuda_lane_follow,
-    nullptr, /* batch */
+    cuda_batch,
 };
 
 extern "C" __attribute__((visibility("default"))) const struct backend *

@@ -1,4 +1,5 @@
-/* What the host's side of the CUDA module shares: module.cu opens a device, lane.cu works on it. */
+/* What the host's side of the CUDA module shares: module.cu opens a device, lane.cu merges on it,
+   forward.cu queues batches. */
 #ifndef APPLY_CUDA_MODULE_H
 #define APPLY_CUDA_MODULE_H
 
@@ -25,6 +26,7 @@ struct session {
     size_t base_count;
     uint8_t **memories; /* [memory_count]: what was asked for and not freed */
     size_t memory_count;
+    cudaMemPool_t pool; /* of batches' memory; NULL: the device has none */
 };
 
 /* From here to the end of the block the calling thread's device is that one. */
@@ -69,6 +71,11 @@ bool is_within(const float *at, const float *from, uint64_t count);
     struct device_scope scope_(device);                                                            \
     if (scope_.error != cudaSuccess)                                                               \
     return fault_cuda(fault, scope_.call, scope_.error)
+
+/* Made when the device is opened, where that has pools; E_DEVICE. */
+int cuda_pool_open(struct session *session, struct backend_fault *fault);
+void cuda_pool_close(struct session *session);
+int cuda_batch(void *session, const struct backend_batch *batch, struct backend_fault *fault);
 
 int cuda_lane_open(void **out, void *session, unsigned threads, struct backend_fault *fault);
 void cuda_lane_close(void *lane);
