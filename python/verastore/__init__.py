@@ -2,7 +2,7 @@
 
 A thin layer over libvera_apply (vera_apply(3)), without compiled code; needs neither torch nor numpy, works with both.
 """
-from ._memory import Raw
+from ._memory import CudaArray, Raw
 from ._weights import Part, stacked
 from .adapter import Adapter, StoredTensor, TensorDigest, read
 from .errors import (Conflict, Corrupt, DeviceError, Exists, Invalid, Limit, NotFound, OutOfMemory, SystemFailure,
@@ -13,8 +13,8 @@ from .registry import Batch, Registry, RegistryState
 
 __version__ = "0.1.0"
 __all__ = [
-    "Adapter", "Batch", "Conflict", "Corrupt", "DeviceError", "Exists", "Invalid", "Limit", "Live", "NotFound",
-    "OutOfMemory", "Part", "Raw", "Registry", "RegistryState", "State", "StoredTensor", "SystemFailure",
+    "Adapter", "Batch", "Conflict", "Corrupt", "CudaArray", "DeviceError", "Exists", "Invalid", "Limit", "Live",
+    "NotFound", "OutOfMemory", "Part", "Raw", "Registry", "RegistryState", "State", "StoredTensor", "SystemFailure",
     "TensorDigest", "Unsupported", "VeraError", "attach", "library_version", "load_adapter", "read", "stacked",
 ]
 

@@ -1,13 +1,14 @@
-"""Where an array lies in memory: torch tensors, anything with `__array_interface__` (numpy) or a writable buffer.
+"""Where an array lies in memory: torch tensors, anything with `__array_interface__` (numpy), a writable buffer; in a
+GPU's memory torch tensors, anything with `__cuda_array_interface__` (CuPy, Numba), or an address.
 
-Neither torch nor numpy is imported: whoever has their arrays has imported them.
+None of these libraries is imported: whoever has their arrays has imported them.
 """
 from __future__ import annotations
 
 import ctypes
 import sys
 from dataclasses import dataclass
-from typing import Any, Optional, Sequence, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 from . import _library
 from .errors import Invalid, Unsupported
@@ -29,8 +30,24 @@ class Raw:
 
 
 @dataclass(frozen=True)
+class CudaArray:
+    """A GPU's memory by its address: for what no array can tell (bfloat16 without torch, a device that is not the
+    first). `strides`: in elements; None: rows lie one behind the other. `device`: as CUDA numbers it in this process.
+    `stream`: handle of the CUstream in which it is used; None: the default stream. `owner`: kept with the memory."""
+
+    address: int
+    dtype: str
+    shape: Tuple[int, ...]
+    strides: Optional[Tuple[int, ...]] = None
+    device: int = 0
+    stream: Optional[int] = None
+    owner: Any = None
+
+
+@dataclass(frozen=True)
 class Memory:
-    """`strides` are in elements. `owner` keeps the memory."""
+    """`strides` are in elements. `owner` keeps the memory. `cuda`: the device's number, None: the host's memory.
+    `stream`: a CUstream's handle; None: the default stream."""
 
     address: int
     dtype: str
@@ -57,6 +74,11 @@ def is_torch_tensor(value: Any) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
+def stream_handle(stream: Optional[int]) -> Optional[int]:
+    """CUDA has two handles of the default stream, 0 and 1 (cudaStreamLegacy): None."""
+    return None if stream in (0, 1) else stream
+
+
 def _of_torch(name: str, tensor: Any) -> Memory:
     torch = _torch()
     tensor = tensor.detach()
@@ -65,7 +87,7 @@ def _of_torch(name: str, tensor: Any) -> Memory:
     cuda = stream = None
     if tensor.device.type == "cuda":
         cuda = tensor.device.index
-        stream = torch.cuda.current_stream(tensor.device).cuda_stream
+        stream = stream_handle(torch.cuda.current_stream(tensor.device).cuda_stream)
     elif tensor.device.type != "cpu":
         raise Unsupported(f"'{name}': it is on the device '{tensor.device}'", "load the model's weights first"
                           if tensor.device.type == "meta" else None)
@@ -76,19 +98,44 @@ def _of_torch(name: str, tensor: Any) -> Memory:
                   tuple(tensor.stride()), tensor, cuda, stream)
 
 
-def _of_array(name: str, array: Any, writable: bool) -> Memory:
-    interface = array.__array_interface__
+def _of_interface(name: str, array: Any, interface: Dict[str, Any], writable: bool, cuda: Optional[int] = None,
+                  stream: Optional[int] = None) -> Memory:
+    """What `__array_interface__` and `__cuda_array_interface__` have in common."""
     address, read_only = interface["data"]
     if read_only and writable:
         raise Invalid(f"'{name}': the array is read-only")
+    if interface.get("mask") is not None:
+        raise Unsupported(f"'{name}': the array is masked")
     shape, typestr = tuple(interface["shape"]), interface["typestr"]
     strides = interface.get("strides")
     if strides is None:
-        return Memory(address, _TYPESTR.get(typestr, typestr), shape, contiguous(shape), array)
+        return Memory(address, _TYPESTR.get(typestr, typestr), shape, contiguous(shape), array, cuda, stream)
     size = int(typestr[2:])
     if any(stride % size for stride in strides):
         raise Invalid(f"'{name}': its strides are no multiples of its elements")
-    return Memory(address, _TYPESTR.get(typestr, typestr), shape, tuple(s // size for s in strides), array)
+    return Memory(address, _TYPESTR.get(typestr, typestr), shape, tuple(s // size for s in strides), array, cuda,
+                  stream)
+
+
+def _of_cuda_interface(name: str, array: Any, writable: bool) -> Memory:
+    """By the interface's third version (Numba's manual has it), which tells no device: CuPy's arrays have it beside;
+    where nothing does it is the first, and the library compares."""
+    interface = array.__cuda_array_interface__
+    device = getattr(array, "device", None)
+    number = getattr(device, "id", device)
+    stream = interface.get("stream")
+    if stream == 0:
+        raise Invalid(f"'{name}': its __cuda_array_interface__ names the stream 0, which is none")
+    return _of_interface(name, array, interface, writable, number if isinstance(number, int) else 0,
+                         stream_handle(stream))
+
+
+def _of_cuda_array(name: str, array: CudaArray) -> Memory:
+    strides = contiguous(array.shape) if array.strides is None else tuple(array.strides)
+    if len(strides) != len(array.shape):
+        raise Invalid(f"'{name}': {len(strides)} strides, its shape has {len(array.shape)} dimensions")
+    return Memory(array.address, array.dtype, tuple(array.shape), strides, array.owner, array.device,
+                  stream_handle(array.stream))
 
 
 def _address(name: str, data: Any, size: int) -> Tuple[int, Any]:
@@ -123,15 +170,19 @@ def memory_of(name: str, value: Any, writable: bool = True) -> Memory:
     """Of an array; `name` words errors. The memory stays as long as `owner` does."""
     if isinstance(value, Memory):
         return value
+    if isinstance(value, (Raw, CudaArray)) and value.dtype not in ELEMENT:
+        raise Unsupported(f"'{name}': dtype '{value.dtype}' is none of {', '.join(ELEMENT)}")
+    if isinstance(value, CudaArray):
+        return _of_cuda_array(name, value)
     if isinstance(value, Raw):
-        if value.dtype not in ELEMENT:
-            raise Unsupported(f"'{name}': dtype '{value.dtype}' is none of {', '.join(ELEMENT)}")
         address, keeper = _address(name, value.data, _values(value.shape) * ELEMENT[value.dtype])
         return Memory(address, value.dtype, tuple(value.shape), contiguous(value.shape), keeper)
     if is_torch_tensor(value):
         return _of_torch(name, value)
     if hasattr(value, "__array_interface__"):
-        return _of_array(name, value, writable)
+        return _of_interface(name, value, value.__array_interface__, writable)
+    if hasattr(value, "__cuda_array_interface__"):
+        return _of_cuda_interface(name, value, writable)
     try:
         return _of_buffer(name, value)
     except TypeError:

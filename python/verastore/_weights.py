@@ -9,9 +9,12 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
-from . import _library
-from ._memory import DTYPES, Memory, memory_of
+from . import _library, _streams
+from ._memory import DTYPES, Memory, is_torch_tensor, memory_of
 from .errors import Invalid, Unsupported
+
+
+PER_THREAD = 2  # cudaStreamPerThread
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,13 @@ def stacked(sizes: Mapping[str, int]) -> List[Part]:
 @dataclass
 class Weights:
     """`tensors` for the library. `owners` keep their memory. `tied`: names that share the memory of another one.
-    `left_out`: what no adapter can change, and why. `layers`: torch modules by name, where there are any."""
+    `left_out`: what no adapter can change, and why. `streams`: of torch, by the GPUs that have tensors of its."""
 
     tensors: List[_library.Tensor] = field(default_factory=list)
     owners: List[Any] = field(default_factory=list)
     tied: Dict[str, str] = field(default_factory=dict)
     left_out: Dict[str, str] = field(default_factory=dict)
+    streams: Dict[int, Any] = field(default_factory=dict)
 
 
 def is_torch_module(model: Any) -> bool:
@@ -123,6 +127,9 @@ def _tensor(name: str, memory: Memory, part: Part, layer: int) -> _library.Tenso
         column_count=here[1] if len(here) == 2 else 0, dtype=DTYPES[memory.dtype], layer=layer,
         memory=_library.HOST)
     if memory.cuda is not None:
+        if memory.stream == PER_THREAD:
+            raise Unsupported(f"'{name}': its stream is each thread's default one, and swaps come from any thread",
+                              "use it in a stream that was made for it, or in the default stream")
         tensor.memory, tensor.device, tensor.stream = _library.CUDA, memory.cuda, memory.stream
     return tensor
 
@@ -149,6 +156,8 @@ def collect(model: Any, parts: Mapping[str, Sequence[Part]], rename: Optional[Ca
         own = parts.get(name) or [Part(rename(name) if rename else name)]
         weights.tensors.extend(_tensor(name, memory, part, layer) for part in own)
         weights.owners.append(memory.owner)
+        if memory.cuda is not None and is_torch_tensor(value):
+            weights.streams[memory.cuda] = _streams.current(memory.cuda)
     if unused:
         raise Invalid(f"'parts' names {', '.join(sorted(unused))}: the model has no such tensor")
     return weights

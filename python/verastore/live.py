@@ -19,10 +19,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence
 
-from . import _library, _program
+from . import _library, _program, _streams
 from ._handle import Handle
 from ._library import file_name, library
-from ._weights import Part, collect, is_torch_module
+from ._weights import Part, Weights, collect, is_torch_module
 from .adapter import Source, source_is_directory
 from .errors import Invalid, Unsupported
 
@@ -34,7 +34,8 @@ class State:
     """What the weights are. `epoch` grows by one with each change of them; `snapshot` is the adapter's id, None
     where there is none; `previous` that of the one before; `modules` how many it changes; `pinned`: the weights were
     compared with those that the adapter's version recorded; `seconds` that the last change took, and of these
-    `stopped`, while nobody could read."""
+    `stopped`, while nobody could read. `torn`: a GPU failed while the last change was written, and the weights are a
+    mixture until a swap or a detach succeeds."""
 
     epoch: int
     snapshot: Optional[str]
@@ -43,6 +44,7 @@ class State:
     pinned: bool
     seconds: float
     stopped: float
+    torn: bool = False
 
     @property
     def attached(self) -> bool:
@@ -52,7 +54,7 @@ class State:
 def _state(state: _library.State) -> State:
     return State(state.epoch, "sha256:" + bytes(state.snapshot).hex() if state.attached else None,
                  "sha256:" + bytes(state.previous).hex() if state.had_previous else None, state.modules,
-                 bool(state.pinned), state.seconds, state.stopped)
+                 bool(state.pinned), state.seconds, state.stopped, bool(state.torn))
 
 
 class _Stops:
@@ -99,13 +101,13 @@ class Live(Handle):
 
     _kind = "live model"
 
-    def __init__(self, handle: ctypes.c_void_p, stops: _Stops, owners: List[Any], tied: Dict[str, str],
-                 left_out: Dict[str, str]) -> None:
+    def __init__(self, handle: ctypes.c_void_p, stops: _Stops, weights: Weights) -> None:
         super().__init__(handle, "vera_model_free")
         self._stops = stops
-        self._owners = owners
-        self.tied = tied
-        self.left_out = left_out
+        self._owners = weights.owners
+        self._streams = weights.streams
+        self.tied = weights.tied
+        self.left_out = weights.left_out
 
     def _check_not_reading(self) -> None:
         if getattr(self._thread, "depth", 0):
@@ -129,7 +131,7 @@ class Live(Handle):
         """Put an adapter onto the weights, in place of the one that is there: a revision of the repository `repo`
         (default: as `vera` finds one from here), a PEFT directory (a path object, or a string that begins with "/",
         "./" or "../"), or the bytes of a bundle. Everything is checked before the first write; on failure the adapter
-        before it stays, whole."""
+        before it stays, whole; but for DeviceError where a GPU fails while it writes, which status() tells (`torn`)."""
         if source_is_directory(source):
             return self._change("vera_swap_directory", file_name(source))  # type: ignore[arg-type]
         if isinstance(source, str):
@@ -186,15 +188,19 @@ class Live(Handle):
         self._thread.depth = depth + 1
 
     def _read_end(self) -> None:
-        self._thread.depth -= 1
-        if self._thread.depth == 0:
-            self._lib.lib.vera_read_end(self._handle)
-        self._leave()
+        try:
+            _streams.join(self._streams)
+        finally:
+            self._thread.depth -= 1
+            if self._thread.depth == 0:
+                self._lib.lib.vera_read_end(self._handle)
+            self._leave()
 
     @contextmanager
     def reading(self) -> Iterator[None]:
         """Between its begin and its end, in one thread, no weight changes: a swap waits. For what calls the model
-        more than once, as generate() does. May be nested."""
+        more than once, as generate() does. May be nested. On a GPU a swap waits for what torch has queued by its end,
+        in whichever stream is current there."""
         self._read_begin()
         try:
             yield
@@ -210,11 +216,11 @@ class Live(Handle):
             self._read_end()
 
         try:
-            self._hooks.append(model.register_forward_hook(end, always_call=True))
+            self._hooks.append(model.register_forward_hook(_streams.uncompiled(end), always_call=True))
         except TypeError as error:
             raise Unsupported("torch 2.0 or later is needed to hold the weights during forward()",
                               "use lock=False and Live.reading()") from error
-        self._hooks.append(model.register_forward_pre_hook(begin, prepend=True))
+        self._hooks.append(model.register_forward_pre_hook(_streams.uncompiled(begin), prepend=True))
 
     def close(self) -> None:
         """Let go of the model: its weights stay as they are, and can be changed no more. Twice is once."""
@@ -225,9 +231,11 @@ class Live(Handle):
 def attach(model: Any, base: Optional["os.PathLike[str] | str"] = None, *,
            parts: Optional[Mapping[str, Sequence[Part]]] = None, rename: Optional[Callable[[str], str]] = None,
            lock: bool = True, pause: Optional[Callable[[], object]] = None,
-           resume: Optional[Callable[[], object]] = None, threads: int = 0, basis_bytes: int = 0) -> Live:
+           resume: Optional[Callable[[], object]] = None, threads: int = 0, basis_bytes: int = 0,
+           kept_bytes: int = 0) -> Live:
     """Make a model's weights ones that adapters are swapped in: all parameters of a torch module, or a mapping of the
-    checkpoint's names to arrays (numpy, writable buffers, Raw). They must be those without an adapter.
+    checkpoint's names to arrays (numpy, writable buffers, Raw; in a GPU's memory torch's, CuPy's, Numba's, CudaArray).
+    They must be those without an adapter.
 
     `base`: the directory of the checkpoint that they were loaded from, as it was loaded: they are compared with it,
     and taken from it again; it must stay as it is. Without one, a copy of them is kept.
@@ -236,16 +244,18 @@ def attach(model: Any, base: Optional["os.PathLike[str] | str"] = None, *,
     `lock`: each call of a torch module holds the weights (Live.reading()), so that none sees two adapters.
     `pause`, `resume`: called around the writing, in the thread that swaps; what `pause` raises ends the swap.
     `threads`: that a swap works with; 0: one for each core. `basis_bytes`: of random matrices that are kept between
-    swaps; 0: 1 GiB.
+    swaps; 0: 1 GiB. `kept_bytes`: with a base, of each GPU's memory that may keep weights without an adapter, so that a
+    swap need not bring them there again.
     """
     lib = library()
     weights = collect(model, parts or {}, rename)
     stops = _Stops(pause, resume)
     options = _library.Options(base=None if base is None else file_name(base), pause=stops.pause,
-                               resume=stops.resume, basis_bytes=basis_bytes, threads=threads)
+                               resume=stops.resume, basis_bytes=basis_bytes, threads=threads,
+                               kept_bytes=kept_bytes)
     handle = ctypes.c_void_p()
     lib.call("vera_model_new", ctypes.byref(handle), ctypes.byref(options))
-    live = Live(handle, stops, weights.owners, weights.tied, weights.left_out)
+    live = Live(handle, stops, weights)
     try:
         for tensor in weights.tensors:
             lib.call("vera_model_register", handle, ctypes.byref(tensor))

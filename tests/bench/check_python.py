@@ -4,7 +4,7 @@
 
 Swaps in a live model against `vera apply` and PEFT; adapters read straight into PEFT against PEFT's own reading; one
 batch of many adapters against PEFT row by row. For contrast, in the same run: what PEFT's merge and unmerge leave of the
-weights after 100 cycles.
+weights after 100 cycles. All of it in the host's memory, and in a GPU's where torch finds one.
 """
 import doctest
 import os
@@ -20,6 +20,8 @@ from common import BUILD, FIXTURES, HERE, MINILM, VERA, remove, scratch
 
 os.environ["VERA"] = str(VERA)
 os.environ["VERA_LIBRARY"] = str(BUILD / "apply/libvera_apply.so.1")
+if (BUILD / "cli/vera_cuda.so").exists():
+    os.environ["VERA_CUDA_MODULE"] = str(BUILD / "cli/vera_cuda.so")
 sys.path.insert(0, str(HERE.parent.parent / "python"))
 
 import torch
@@ -53,14 +55,18 @@ claim.failed = 0
 
 
 def model_of(kind, base):
+    """On the device that is tried, model_of.device."""
     extra = {"num_labels": 3} if kind is CLASSIFIER else {}
     torch.manual_seed(5)  # a classifier that the checkpoint lacks is drawn
-    return kind.from_pretrained(base, dtype="auto", **extra).eval()
+    return kind.from_pretrained(base, dtype="auto", **extra).eval().to(model_of.device)
+
+
+model_of.device = "cpu"
 
 
 def logits(model, tokens=TOKENS):
     with torch.no_grad():
-        return model(input_ids=tokens).logits.float()
+        return model(input_ids=tokens.to(model_of.device)).logits.float()
 
 
 def distance(ours, theirs):
@@ -68,7 +74,7 @@ def distance(ours, theirs):
 
 
 def bits(tensor):
-    return tensor.detach().contiguous().view(torch.uint8)
+    return tensor.detach().cpu().contiguous().view(torch.uint8)
 
 
 def weights_of(model):
@@ -242,7 +248,7 @@ def check_hooks(model):
 
 def states(model, tokens):
     with torch.no_grad():
-        return model(input_ids=tokens, output_hidden_states=True).hidden_states[-1]
+        return model(input_ids=tokens.to(model_of.device), output_hidden_states=True).hidden_states[-1]
 
 
 def hooks_of(model):
@@ -282,16 +288,159 @@ def check_batches():
         with registry.batch([ids[TENANTS[0]]] * 3):
             claim("a batch of another number of rows is refused", fails(
                 verastore.Invalid, "32 rows, the batch has 3", states, model, tokens))
-            claim("gradients are refused", fails(verastore.Unsupported, "no gradients", model, input_ids=tokens[:3]))
+            claim("gradients are refused", fails(verastore.Unsupported, "no gradients", model,
+                                                 input_ids=tokens[:3].to(model_of.device)))
     far, without = distance(ours, theirs), distance(base, theirs)
     claim(f"32 rows of {len(TENANTS)} adapters in one batch: {far:.1e} of the largest from PEFT row by row, of 1e-05 "
           f"allowed (without adapters {without:.1e})", far <= 1e-5 and without > 100 * far)
     claim("closed, it has none", hooks_of(model) == hooks and torch.equal(base, states(model, tokens)))
-    bare = AutoModel.from_pretrained(MINILM).eval()  # its names lack the `bert.` of the adapters'
+    bare = model_of(AutoModel, MINILM)  # its names lack the `bert.` of the adapters'
     with verastore.Registry(bare, ADAPTERS / TENANTS[0], budget_bytes=1 << 26) as registry:
         with registry.batch([registry.add(ADAPTERS / name, vectors_only=True) for name in TENANTS[:2]]), torch.no_grad():
-            ours = bare(input_ids=tokens[1:3]).last_hidden_state
+            ours = bare(input_ids=tokens[1:3].to(model_of.device)).last_hidden_state
     claim("the bare model is found by the adapters' names", distance(ours, theirs[1:3]) <= 1e-5)
+
+
+def check_compiled():
+    """torch.compile(): the weights are inputs of what it makes, so swaps are seen; a registry's hooks stand between its
+    graphs."""
+    model, held = model_of(LANGUAGE, FIXTURES / "base/llama"), []
+    with verastore.attach(model, base=FIXTURES / "base/llama") as live:
+        def backend(graph, _):
+            def run(*inputs):
+                held.append(fails(verastore.Invalid, "would wait for itself", live.detach))
+                return graph.forward(*inputs)
+            return run
+        logits(torch.compile(model, backend=backend))
+        claim("compiled, the model holds its weights while it runs", held and all(held))
+        torch._dynamo.reset()
+        compiled = torch.compile(model)
+        plain, far = logits(compiled), []
+        for name in ("llama/step-060", "llama/step-120"):
+            live.swap(ADAPTERS / name)
+            far.append(distance(logits(compiled), logits(model)))
+        claim(f"compiled, a swap is seen: {max(far):.1e} of the largest logit from the model's, of 1e-05 allowed",
+              max(far) <= 1e-5 and distance(plain, logits(model)) > 1e-3)
+    model, tokens = model_of(LANGUAGE, FIXTURES / "base/llama"), TOKENS.expand(3, -1)
+    with verastore.Registry(model, ADAPTERS / "llama/step-060", budget_bytes=1 << 24) as registry:
+        one, two = (registry.add(ADAPTERS / f"llama/step-{step}") for step in ("060", "120"))
+        compiled = torch.compile(model)
+        far = [distance(logits(compiled, tokens), logits(model, tokens))]
+        for rows in ([one, None, two], [two, one, None]):
+            with registry.batch(rows):
+                far.append(distance(logits(compiled, tokens), logits(model, tokens)))
+        claim(f"compiled, a mixed batch is {max(far):.1e} of the largest logit from the model's, of 1e-05 allowed",
+              max(far) <= 1e-5)
+
+
+class Chain(torch.nn.Module):
+    """All of llama's adapted layers, one behind the other, and nothing that a CUDA graph could not hold."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = model_of(LANGUAGE, FIXTURES / "base/llama").model
+
+    def forward(self, x):
+        for layer in self.model.layers:
+            own, mlp = layer.self_attn, layer.mlp
+            x = x + own.o_proj(own.q_proj(x)) + torch.cat([own.k_proj(x), own.v_proj(x)], -1)
+            x = x + mlp.down_proj(torch.nn.functional.silu(mlp.gate_proj(x)) * mlp.up_proj(x))
+        return x
+
+
+def chained(rows):
+    """A chain, and an input of so many rows of three."""
+    x = torch.randn(rows, 3, 64, generator=torch.Generator().manual_seed(4))
+    return Chain(), x.to(model_of.device)
+
+
+def output(model, x):
+    with torch.no_grad():
+        return model(x)
+
+
+def check_streams():
+    """A forward in another stream than the weights were attached in is queued, and then they are swapped."""
+    model, x = chained(4)
+    with verastore.attach(model) as live:
+        live.swap(ADAPTERS / "llama/step-060")
+        wanted, equal = output(model, x), 0
+        for _ in range(10):
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                torch.cuda._sleep(100_000_000)
+                ours = output(model, x)
+            live.swap(ADAPTERS / "llama/step-120")
+            stream.synchronize()
+            equal += torch.equal(ours, wanted)
+            live.swap(ADAPTERS / "llama/step-060")
+        claim(f"{equal} of 10 forwards that were queued in another stream when the adapter changed are one adapter's",
+              equal == 10)
+
+
+def captured(model, x):
+    """A CUDA graph of the model, and where it puts its output."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            output(model, x)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = output(model, x)
+    return graph, out
+
+
+def check_graphs():
+    """A CUDA graph that was captured once has the adapter of the last swap, and each batch's rows."""
+    names = [f"llama/step-{step:03}" for step in range(10, 130, 10)]
+    model, x = chained(4)
+    with verastore.attach(model) as live:
+        graph, out = captured(model, x)
+        equal = 0
+        for name in names:
+            live.swap(ADAPTERS / name)
+            with live.reading():
+                graph.replay()
+            equal += torch.equal(out, output(model, x))
+        claim(f"a CUDA graph computes with {equal} of {len(names)} adapters that are swapped under it",
+              equal == len(names))
+    model, _ = chained(4)
+    with verastore.Registry(model, ADAPTERS / names[0], budget_bytes=1 << 24) as registry:
+        ids = [None] + [registry.add(ADAPTERS / name) for name in names]
+        slots = torch.empty(4, dtype=torch.int32, device=model_of.device)
+        with registry.batch(ids[:4], slots=slots):
+            graph, out = captured(model, x)
+        equal = 0
+        for first in range(len(ids) - 3):
+            with registry.batch(ids[first:first + 4], slots=slots):
+                graph.replay()
+                equal += torch.equal(out, output(model, x))
+        claim(f"a CUDA graph of a mixed batch computes {equal} of {len(ids) - 3} others", equal == len(ids) - 3)
+        with registry.batch(ids[:4]):
+            claim("without slots of its own a batch is not captured", fails(
+                verastore.Unsupported, "the slots must have a place that stays", captured, model, x))
+
+
+def check_devices():
+    """What lies on the wrong device."""
+    model, rows = model_of(LANGUAGE, FIXTURES / "base/llama"), TOKENS.expand(2, -1)
+    with verastore.Registry(model, ADAPTERS / "llama/step-060", budget_bytes=1 << 24) as registry:
+        layer, inputs, outputs = "model.layers.1.mlp.down_proj", torch.zeros(2, 176), torch.zeros(2, 64)
+        one = registry.add(ADAPTERS / "llama/step-060")
+        with registry.batch([one, None]) as batch:
+            claim("x in the host's memory is refused", fails(
+                verastore.Invalid, "x is in the host's memory, the registry on CUDA device 0", batch.forward, layer,
+                inputs, outputs.to(model_of.device)))
+            model.to("cpu")
+            claim("a model that moved away is refused", fails(
+                verastore.Invalid, "x is in the host's memory", model, input_ids=rows))
+    model.model.layers[1].to(model_of.device)
+    claim("layers in two places are refused", fails(
+        verastore.Invalid, "a registry is in one place", verastore.Registry, model, ADAPTERS / "llama/step-060",
+        budget_bytes=1 << 24))
 
 
 def check_refused_models():
@@ -346,12 +495,26 @@ def main():
     where = scratch()
     try:
         check_reading()
-        model, before = check_swaps(where)
-        check_drift(before)
-        check_hooks(model)
-        check_models()
-        check_batches()
-        check_refusals(where)
+        for device in ("cpu", "cuda"):
+            if device == "cuda" and not torch.cuda.is_available():
+                print("      not tried here: the same in a GPU's memory, streams and CUDA graphs; torch finds no GPU")
+                continue
+            print(f"      models on the device '{device}'")
+            model_of.device = device
+            on = where / device
+            on.mkdir()
+            model, before = check_swaps(on)
+            check_drift(before)
+            check_hooks(model)
+            check_models()
+            check_batches()
+            check_refusals(on)
+            check_compiled()
+            if device == "cuda":
+                check_streams()
+                check_graphs()
+                check_devices()
+        model_of.device = "cpu"
         check_refused_models()
         check_guide(where)
     finally:

@@ -26,7 +26,8 @@ Usage: sh tests/bench/run.sh [--quick] [basis] [frames] [commit] [kernel] [apply
             version (BENCH_SCALE="10 1000" for other sizes)
   check     no benchmark: is what vera apply makes of a real model what PEFT and Transformers expect, and does a LoRA
             that it exports compute in PEFT what the VeRA adapter does? Does the Python package agree with torch and
-            PEFT: swaps (and for contrast the drift of PEFT's merge and unmerge), loading, mixed batches?
+            PEFT: swaps (and for contrast the drift of PEFT's merge and unmerge), loading, mixed batches; on a GPU, too,
+            where torch finds one?
   llama     no benchmark: does llama.cpp, built from its source (9 minutes), compute it with a GGUF that it exports?
 
 All but model, scale, check and llama where none is named. torch, PEFT and Transformers (6 GB) go into tests/bench/.venv, the base
@@ -64,10 +65,14 @@ build=$top/build-bench
 ninja -C "$build" cli/vera tests/bench/bench_machine tests/bench/bench_frames \
     tests/bench/bench_algebra tests/bench/bench_kernel tests/bench/bench_swap \
     tests/bench/bench_batch apply/libvera_apply.so.1.0.0 >&2
+# Where the build has it, for the Python package on a GPU.
+if wanted check && ninja -C "$build" -t targets all | grep -q '^cli/vera_cuda\.so:'; then
+    ninja -C "$build" cli/vera_cuda.so >&2
+fi
 
 # The caller's settings must not reach what is measured.
 unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_OBJECT_DIRECTORY VERA_REPO VERA_CPU VERA_TOKEN VERA_RETRIES
-unset OPENBLAS_CORETYPE OPENBLAS_L2_SIZE
+unset OPENBLAS_CORETYPE OPENBLAS_L2_SIZE VERA_CUDA_MODULE VERA_EMULATED
 export LC_ALL=C.UTF-8 HF_HUB_OFFLINE=1 PYTHONDONTWRITEBYTECODE=1
 
 if wanted basis || wanted apply || wanted batch || wanted model || wanted check || wanted llama; then

@@ -135,11 +135,6 @@ class Arrays(PackageTest):
                    {"w": verastore.Raw(bytearray(8), "F64", (1,))})
         self.assertRaises(TypeError, verastore.attach, 7)
 
-    def test_a_gpus_memory_is_refused_in_the_librarys_words(self):
-        memory = verastore._memory.Memory(1 << 20, "F32", (4, 4), (4, 1), None, cuda=0, stream=0)
-        error = self.fails(verastore.DeviceError, "'w' lies in a GPU's memory", verastore.attach, {"w": memory})
-        self.assertTrue(error.hint)
-
     def test_what_no_adapter_changes_is_left_out_and_said(self):
         weights = raw_model("gpt2")
         weights["position_ids"] = array("q", range(8))
