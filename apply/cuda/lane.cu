@@ -34,8 +34,9 @@
 enum route {
     ROUTE_NONE, /* they are it already */
     ROUTE_COPY, /* a copy from or to the processor's memory, which a copy engine can do */
-    ROUTE_TILE, /* the kernel; one side is, or both are, in the tile meanwhile */
+    ROUTE_TILE, /* the kernel; what is in the processor's memory goes through the tile */
     ROUTE_HERE, /* the kernel, and both sides are in the device's memory */
+    ROUTE_OVER, /* a copy to where the device wants them, and the kernel in place */
 };
 
 /* Rows of a job that are worked on at a time. */
@@ -74,6 +75,7 @@ struct lane_state {
     struct slice *slices;     /* [room] */
     struct span *spans;       /* [2 room] */
     size_t room;
+    bool is_loaded; /* have the kernels run on the device? */
 };
 
 /* What is launched together, and how far a merge is. */
@@ -153,14 +155,21 @@ static enum route route_of(const struct backend_job *job)
         return ROUTE_NONE;
     if (on_device)
         return ROUTE_HERE; /* also copies: hundreds of them are one launch */
-    if (job->term_count == 0 && place_step(from) == 1 && place_step(to) == 1)
+    if (place_step(from) != 1 || place_step(to) != 1)
+        return ROUTE_TILE;
+    if (job->term_count == 0)
         return ROUTE_COPY;
-    return ROUTE_TILE;
+    return to->on_device ? ROUTE_OVER : ROUTE_TILE;
 }
 
 static bool has_kernel(enum route route)
 {
-    return route == ROUTE_TILE || route == ROUTE_HERE;
+    return route != ROUTE_NONE && route != ROUTE_COPY;
+}
+
+static bool has_copy(enum route route)
+{
+    return route == ROUTE_COPY || route == ROUTE_OVER;
 }
 
 static int place_check(
@@ -651,7 +660,8 @@ static void slice_write(
 )
 {
     const struct backend_job *job = slice->job;
-    const struct backend_place *from = place_from(job), *to = &job->to;
+    const struct backend_place *to = &job->to;
+    const struct backend_place *from = slice->route == ROUTE_OVER ? to : place_from(job);
     uint64_t columns = column_count(job);
     struct merge_tensor *tensor = &writer->tensors[writer->tensor_count++];
 
@@ -699,14 +709,28 @@ parameters_write(const struct lane_state *lane, const struct wave *wave)
     return writer;
 }
 
+/* Of the `count` tensors that the parameters on the device begin with; their terms follow. */
+static int grid_launch(
+    const struct lane_state *lane,
+    const struct merge_grid *grid,
+    uint32_t count,
+    struct backend_fault *fault
+)
+{
+    const struct merge_tensor *tensors = (const struct merge_tensor *)lane->parameters.device;
+    const struct merge_term *terms = (const struct merge_term *)(tensors + count);
+    auto launch = lane->session->math == MATH_FAST ? merge_fast_launch : merge_exact_launch;
+    cudaError_t error = launch(grid, tensors, count, terms, lane->stream);
+
+    return error == cudaSuccess ? 0 : fault_cuda(fault, "cudaLaunchKernel", error);
+}
+
 static int
 launch(const struct lane_state *lane, const struct wave *wave, struct backend_fault *fault)
 {
     const struct mirror *parameters = &lane->parameters;
     struct parameter_writer writer = parameters_write(lane, wave);
     size_t bytes = parameter_bytes(wave->tensors, wave->terms, wave->floats);
-    const struct merge_tensor *tensors = (const struct merge_tensor *)parameters->device;
-    const struct merge_term *terms = (const struct merge_term *)(tensors + wave->tensors);
     uint32_t count = (uint32_t)wave->tensors;
     struct merge_grid grid;
 
@@ -716,10 +740,7 @@ launch(const struct lane_state *lane, const struct wave *wave, struct backend_fa
     TRY(fault, cudaMemcpyAsync(
                    parameters->device, parameters->host, bytes, cudaMemcpyHostToDevice, lane->stream
                ));
-    cudaError_t error = lane->session->math == MATH_FAST
-                            ? merge_fast_launch(&grid, tensors, count, terms, lane->stream)
-                            : merge_exact_launch(&grid, tensors, count, terms, lane->stream);
-    return error == cudaSuccess ? 0 : fault_cuda(fault, "cudaLaunchKernel", error);
+    return grid_launch(lane, &grid, count, fault);
 }
 
 /* `rows` of so many bytes, at their pitches. */
@@ -748,7 +769,7 @@ copy_queue(const struct lane_state *lane, const struct copy *copy, struct backen
     return 0;
 }
 
-/* Rows that no kernel works on. */
+/* Straight from one place to the other. */
 static int
 slice_copy(const struct lane_state *lane, const struct slice *slice, struct backend_fault *fault)
 {
@@ -794,7 +815,7 @@ wave_queue(const struct lane_state *lane, const struct wave *wave, struct backen
     int err = 0;
 
     for (size_t i = 0; err == 0 && i < wave->slice_count; i++) {
-        if (lane->slices[i].route == ROUTE_COPY)
+        if (has_copy(lane->slices[i].route))
             err = slice_copy(lane, &lane->slices[i], fault);
     }
     for (size_t i = 0; err == 0 && i < wave->span_count; i++) {
@@ -810,14 +831,48 @@ wave_queue(const struct lane_state *lane, const struct wave *wave, struct backen
     return err;
 }
 
-/* Whether or not all could be queued: what was, uses the lane's memory until it is done. */
-static int wave_run(struct lane_state *lane, const struct wave *wave, struct backend_fault *fault)
+/* Wait; whether or not all could be queued: what was, uses the lane's memory until it is done. */
+static int lane_wait(const struct lane_state *lane, int err, struct backend_fault *fault)
 {
-    int err = wave_queue(lane, wave, fault);
     cudaError_t error = cudaStreamSynchronize(lane->stream);
+
     if (err < 0 || error == cudaSuccess)
         return err;
     return fault_cuda(fault, "cudaStreamSynchronize", error);
+}
+
+static int wave_run(struct lane_state *lane, const struct wave *wave, struct backend_fault *fault)
+{
+    return lane_wait(lane, wave_queue(lane, wave, fault), fault);
+}
+
+static int kernels_queue(const struct lane_state *lane, struct backend_fault *fault)
+{
+    static const struct merge_grid grids[] = {{1, 64}, {1, 128}};
+    const struct mirror *parameters = &lane->parameters;
+    struct merge_tensor *tensor = (struct merge_tensor *)parameters->host;
+    int err = 0;
+
+    *tensor = merge_tensor{};
+    tensor->from = tensor->to = parameters->device;
+    tensor->cols = tensor->from_step = tensor->to_step = 1;
+    TRY(fault, cudaMemcpyAsync(
+                   parameters->device, tensor, sizeof(*tensor), cudaMemcpyHostToDevice, lane->stream
+               ));
+    for (size_t i = 0; err == 0 && i < sizeof(grids) / sizeof(grids[0]); i++)
+        err = grid_launch(lane, &grids[i], 1, fault);
+    return err;
+}
+
+/* A kernel's code, and local memory for its threads, come to the device when it runs first: let
+   each run on a matrix of no rows. */
+static int kernels_load(struct lane_state *lane, struct backend_fault *fault)
+{
+    if (lane->is_loaded || lane->parameters.bytes == 0)
+        return 0;
+    int err = lane_wait(lane, kernels_queue(lane, fault), fault);
+    lane->is_loaded = err == 0;
+    return err;
 }
 
 int cuda_lane_prepare(
@@ -830,7 +885,9 @@ int cuda_lane_prepare(
     if (err < 0)
         return err;
     ON_DEVICE(fault, lane->session->device);
-    return memory_reserve(lane, jobs, count, fault);
+    if ((err = memory_reserve(lane, jobs, count, fault)) < 0)
+        return err;
+    return kernels_load(lane, fault);
 }
 
 int cuda_lane_merge(
