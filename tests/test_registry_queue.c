@@ -182,7 +182,6 @@ static void whatever_fails_is_said_and_leaves_nothing(void **state)
         "cudaMallocFromPoolAsync",
         "cudaMemPoolCreate",
         "cudaMemPoolSetAttribute",
-        "cudaMemcpy",
         "cudaMemcpyAsync",
         "cudaPointerGetAttributes",
         "cudaStreamCreateWithFlags",

@@ -217,11 +217,12 @@ static void module_close(void *state)
     free(session);
 }
 
-static int matrix_copy(
+static int matrix_queue(
     float **out,
     const float *from,
     uint64_t bytes,
     uint64_t bytes_together,
+    cudaStream_t stream,
     struct backend_fault *fault
 )
 {
@@ -231,16 +232,34 @@ static int matrix_copy(
         return fault_memory(fault, "A and B need", bytes_together);
     if (error != cudaSuccess)
         return fault_cuda(fault, "cudaMalloc", error);
-    TRY(fault, cudaMemcpy(*out, from, bytes, cudaMemcpyHostToDevice));
+    TRY(fault, cudaMemcpyAsync(*out, from, bytes, cudaMemcpyHostToDevice, stream));
     return 0;
+}
+
+/* On a stream of their own: cudaMemcpy() would wait for the default stream's work, which is the
+   program's, and may return before lanes find what it copied. */
+static int resident_fill(struct resident *resident, struct backend_fault *fault)
+{
+    const struct backend_basis *host = &resident->host;
+    uint64_t a_bytes = host->rank * host->in * sizeof(float);
+    uint64_t b_bytes = host->rank * host->out * sizeof(float);
+    cudaStream_t stream;
+
+    TRY(fault, cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    int err = matrix_queue(&resident->a, host->a, a_bytes, a_bytes + b_bytes, stream, fault);
+    if (err == 0)
+        err = matrix_queue(&resident->b, host->b, b_bytes, a_bytes + b_bytes, stream, fault);
+    cudaError_t error = cudaStreamSynchronize(stream);
+    (void)cudaStreamDestroy(stream);
+    if (err < 0 || error == cudaSuccess)
+        return err;
+    return fault_cuda(fault, "cudaStreamSynchronize", error);
 }
 
 static int
 module_basis_add(void *state, const struct backend_basis *basis, struct backend_fault *fault)
 {
     struct session *session = (struct session *)state;
-    uint64_t a_bytes = basis->rank * basis->in * sizeof(float);
-    uint64_t b_bytes = basis->rank * basis->out * sizeof(float);
     struct resident resident = {*basis, nullptr, nullptr};
 
     void *grown = realloc(session->bases, (session->base_count + 1) * sizeof(resident));
@@ -248,9 +267,7 @@ module_basis_add(void *state, const struct backend_basis *basis, struct backend_
         return fault_set(fault, E_NOMEM, "cuda: out of memory");
     session->bases = (struct resident *)grown;
     ON_DEVICE(fault, session->device);
-    int err = matrix_copy(&resident.a, basis->a, a_bytes, a_bytes + b_bytes, fault);
-    if (err == 0)
-        err = matrix_copy(&resident.b, basis->b, b_bytes, a_bytes + b_bytes, fault);
+    int err = resident_fill(&resident, fault);
     if (err < 0)
         resident_release(&resident);
     else

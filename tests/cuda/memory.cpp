@@ -133,17 +133,6 @@ static cudaError_t check_copy(
     return cudaSuccess;
 }
 
-/* Of a copy that is queued: host memory that is not pinned is read, or written, before the call
-   returns. */
-static bool is_pageable(const void *to, size_t to_bytes, const void *from, size_t from_bytes)
-{
-    bool pageable = (!is_device(to) && !is_pinned(to, to_bytes)) ||
-                    (!is_device(from) && !is_pinned(from, from_bytes));
-
-    state.pageable_copies += pageable;
-    return pageable;
-}
-
 /* Ordered memory is its stream's from where that takes it to where it frees it. */
 static void check_order(const void *pointer, cudaStream_t stream)
 {
@@ -160,32 +149,82 @@ static void check_order(const void *pointer, cudaStream_t stream)
         emulated_die("memory is used in another stream than that which takes and frees it");
 }
 
-/* `waits`: the caller does, as with any copy from or to host memory that is not pinned. */
-static cudaError_t enqueue_copy(
-    cudaStream_t handle,
-    std::function<void()> copy,
-    const void *to,
-    size_t to_bytes,
-    const void *from,
-    size_t from_bytes,
-    bool waits
-)
+/* Rows of bytes to be copied. */
+struct rows {
+    void *to;
+    size_t to_pitch;
+    const void *from;
+    size_t from_pitch, width, height;
+
+    size_t to_bytes() const
+    {
+        return to_pitch * (height - 1) + width;
+    }
+    size_t from_bytes() const
+    {
+        return from_pitch * (height - 1) + width;
+    }
+    void copy() const
+    {
+        for (size_t i = 0; i < height; i++)
+            memcpy(
+                static_cast<char *>(to) + i * to_pitch,
+                static_cast<const char *>(from) + i * from_pitch, width
+            );
+    }
+};
+
+/* Memory of the host's that is not pinned. */
+static bool is_pageable(const void *pointer, size_t bytes)
+{
+    return !is_device(pointer) && !is_pinned(pointer, bytes);
+}
+
+/* Host memory that is not pinned has been read when the call returns, and what it held is on its
+   way; or it has been written. `waits`: any of the host's. */
+static cudaError_t enqueue_copy(cudaStream_t stream, const rows &rows, bool waits)
+{
+    bool reads = is_pageable(rows.from, rows.from_bytes());
+    bool writes = is_pageable(rows.to, rows.to_bytes());
+    std::function<void()> run = [rows]() { rows.copy(); };
+
+    check_order(rows.to, stream);
+    check_order(rows.from, stream);
+    if (stream->capture && (reads || writes))
+        emulated_die("a captured copy uses host memory that is not pinned");
+    if (reads && is_device(rows.to)) {
+        auto staged = std::make_shared<std::vector<char>>(rows.width * rows.height);
+        struct rows in = rows, out = rows;
+        in.to = staged->data();
+        out.from = staged->data();
+        in.to_pitch = out.from_pitch = rows.width;
+        in.copy();
+        run = [out, staged]() { out.copy(); };
+        waits = false;
+    }
+    cudaError_t error = enqueue(stream, {WORK_COPY, run, rows.to, rows.from});
+    if (error == cudaSuccess && (waits || writes))
+        stream_drain(stream);
+    return error;
+}
+
+static cudaError_t copy(cudaStream_t handle, const rows &rows, cudaMemcpyKind kind, bool waits)
 {
     cudaStream_t stream = stream_of(handle);
 
+    if (rows.width == 0 || rows.height == 0)
+        return cudaSuccess;
     if (!stream)
         return answer(cudaErrorInvalidResourceHandle);
-    check_order(to, stream);
-    check_order(from, stream);
-    if (!waits && is_pageable(to, to_bytes, from, from_bytes)) {
-        if (stream->capture)
-            emulated_die("a captured copy uses host memory that is not pinned");
-        waits = true;
-    }
-    cudaError_t error = enqueue(stream, {WORK_COPY, std::move(copy), to, from});
-    if (error == cudaSuccess && waits)
-        stream_drain(stream);
-    return error;
+    cudaError_t error = check_copy(rows.to, rows.to_bytes(), rows.from, rows.from_bytes(), kind);
+    if (error != cudaSuccess)
+        return error;
+    state.pageable_copies += !waits && (is_pageable(rows.to, rows.to_bytes()) ||
+                                        is_pageable(rows.from, rows.from_bytes()));
+    if (waits)
+        stream_drain(stream); /* before pageable memory is read */
+    waits = waits && (!is_device(rows.to) || !is_device(rows.from));
+    return enqueue_copy(stream, rows, waits);
 }
 
 static cudaError_t enqueue_set(cudaStream_t handle, void *to, int value, size_t bytes)
@@ -386,13 +425,7 @@ cudaError_t
 cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream)
 {
     ENTER("cudaMemcpyAsync");
-    if (bytes == 0)
-        return cudaSuccess;
-    cudaError_t error = check_copy(to, bytes, from, bytes, kind);
-    if (error != cudaSuccess)
-        return error;
-    auto copy = [=]() { memcpy(to, from, bytes); };
-    return enqueue_copy(stream, copy, to, bytes, from, bytes, false);
+    return copy(stream, {to, bytes, from, bytes, bytes, 1}, kind, false);
 }
 
 cudaError_t cudaMemcpy2DAsync(
@@ -409,34 +442,15 @@ cudaError_t cudaMemcpy2DAsync(
     ENTER("cudaMemcpy2DAsync");
     if (width > to_pitch || width > from_pitch)
         return answer(cudaErrorInvalidValue);
-    if (width == 0 || height == 0)
-        return cudaSuccess;
-    size_t to_bytes = to_pitch * (height - 1) + width;
-    size_t from_bytes = from_pitch * (height - 1) + width;
-    cudaError_t error = check_copy(to, to_bytes, from, from_bytes, kind);
-    if (error != cudaSuccess)
-        return error;
-    auto copy = [=]() {
-        for (size_t i = 0; i < height; i++)
-            memcpy(
-                static_cast<char *>(to) + i * to_pitch,
-                static_cast<const char *>(from) + i * from_pitch, width
-            );
-    };
-    return enqueue_copy(stream, copy, to, to_bytes, from, from_bytes, false);
+    return copy(stream, {to, to_pitch, from, from_pitch, width, height}, kind, false);
 }
 
+/* As in CUDA, the host does not wait for what comes from memory that is not pinned, once that has
+   been read, nor for what stays on the devices. */
 cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind kind)
 {
     ENTER_UNSAFE("cudaMemcpy");
-    if (bytes == 0)
-        return cudaSuccess;
-    cudaError_t error = check_copy(to, bytes, from, bytes, kind);
-    if (error != cudaSuccess)
-        return error;
-    auto copy = [=]() { memcpy(to, from, bytes); };
-    bool waits = !is_device(to) || !is_device(from);
-    return enqueue_copy(nullptr, copy, to, bytes, from, bytes, waits);
+    return copy(nullptr, {to, bytes, from, bytes, bytes, 1}, kind, true);
 }
 
 cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t stream)

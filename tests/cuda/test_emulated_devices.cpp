@@ -267,6 +267,38 @@ void the_default_stream_waits_for_those_that_block_alone(void **)
     assert_int_equal(before_the_default(cudaStreamDefault, cudaStreamPerThread), 0);
 }
 
+/* What a stream that does not block reads of memory that cudaMemcpy() has just filled. */
+int after_a_copy(const int *from)
+{
+    cudaStream_t stream;
+    int *numbers, *pinned, read;
+
+    must(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    must(cudaMalloc(&numbers, 16));
+    must(cudaMallocHost(&pinned, 16));
+    must(cudaMemset(numbers, 0, 16));
+    must(cudaMemcpy(numbers, from, 16, cudaMemcpyHostToDevice));
+    must(cudaMemcpyAsync(pinned, numbers, 16, cudaMemcpyDeviceToHost, stream));
+    must(cudaStreamSynchronize(stream));
+    read = pinned[0];
+    must(cudaFreeHost(pinned));
+    must(cudaFree(numbers));
+    must(cudaStreamDestroy(stream));
+    return read;
+}
+
+void a_copy_of_memory_that_is_not_pinned_may_be_on_its_way_when_it_returns(void **)
+{
+    scene scene;
+    const int plain[4] = {7, 7, 7, 7};
+
+    scene.set(7);
+    assert_int_equal(after_a_copy(scene.host), 7);
+    assert_int_equal(after_a_copy(plain), 0);
+    emulated_order(EMULATED_EAGER);
+    assert_int_equal(after_a_copy(plain), 7);
+}
+
 void *set_on_own_stream(void *numbers)
 {
     cudaMemsetAsync(numbers, 1, 16, cudaStreamPerThread);
@@ -758,6 +790,7 @@ int main()
         CLAIM(each_thread_chooses_its_own_device),
         CLAIM(the_default_stream_is_awaited_by_those_that_block_alone),
         CLAIM(the_default_stream_waits_for_those_that_block_alone),
+        CLAIM(a_copy_of_memory_that_is_not_pinned_may_be_on_its_way_when_it_returns),
         CLAIM(each_thread_has_a_stream_of_its_own),
         CLAIM(an_event_that_is_destroyed_or_recorded_again_still_orders),
         CLAIM(memory_is_a_streams_from_where_it_is_taken_to_where_it_is_freed),
