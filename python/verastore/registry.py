@@ -69,8 +69,7 @@ def _device_of(layers: Mapping[str, Any], wanted: Optional[int]) -> Optional[int
     first, device = next(iter(there.items()))
     for name, other in there.items():
         if other != device:
-            raise Invalid(f"'{name}' is {_where(other)}, '{first}' {_where(device)}: a registry is in one place",
-                          "make a registry for the layers of each device")
+            raise Invalid(f"'{name}' is {_where(other)}, '{first}' {_where(device)}: a registry is in one place")
     if wanted is not None and wanted != device:
         raise Invalid(f"the layers are {_where(device)}, not {_where(wanted)}")
     return device
@@ -264,9 +263,9 @@ class Registry(Handle):
         """In its `with` block, and in this thread, the rows of what goes through the model have these adapters; None:
         the base model. They stay as they are to its end, whatever is added or removed.
 
-        `slots`: for CUDA graphs, a torch tensor of int32 on the registry's GPU, one for each row, which gets what the
-        kernels read the adapters of the rows from. A graph that was captured in one batch with it does, replayed in
-        another one with it, what that one's adapters add. One batch at a time may have it."""
+        `slots`: for CUDA graphs, a torch tensor of int32 on the registry's GPU, one for each row. The batch writes
+        there, in the current stream, which adapters its kernels read; so a graph that was captured in one batch and
+        is replayed in another one with the same tensor has that one's adapters. One batch at a time may have it."""
         held: Dict[str, int] = {}
         with self._using():
             if slots is not None:
