@@ -50,6 +50,7 @@ struct memory {
     struct memory_tensor tensors[TENSORS_MAX];
     size_t count;
     uint8_t *blocks[TENSORS_MAX * PARTS_MAX];
+    size_t block_bytes[TENSORS_MAX * PARTS_MAX];
     size_t block_count;
 };
 
@@ -69,6 +70,7 @@ static inline uint8_t *memory_block(struct memory *memory, size_t bytes)
     assert_non_null(block);
     assert_true(memory->block_count < TENSORS_MAX * PARTS_MAX);
     memset(block, 0xa5, bytes);
+    memory->block_bytes[memory->block_count] = bytes;
     memory->blocks[memory->block_count++] = block;
     return block;
 }
@@ -352,6 +354,35 @@ static inline void choir_open(
         }
     }
     assert_true(choir->count > 0 && choir->count < 40);
+}
+
+/* A model like the llama of the fixtures, in float16. */
+static inline void write_f16(const char *dir)
+{
+    AUTO_MODEL(base);
+    struct tensor tensors[TENSORS_MAX];
+    struct bytes data[TENSORS_MAX];
+    struct buf narrow[TENSORS_MAX] = {0};
+    char path[64];
+
+    must(model_open(&base, FIXTURES "/base/llama"));
+    for (size_t i = 0; i < base.tensor_count; i++) {
+        AUTO_BUF(wide);
+        tensors[i] = *base.tensors[i].tensor;
+        read_tensor(&wide, &base, tensors[i].name);
+        must(buf_resize(&narrow[i], wide.len / 2));
+        dtype_narrow(
+            narrow[i].data, (const float *)(const void *)wide.data, wide.len / 4, DTYPE_F16
+        );
+        tensors[i].dtype = DTYPE_F16;
+        data[i] = buf_bytes(&narrow[i]);
+    }
+    snprintf(path, sizeof(path), "%s/" MODEL_FILE, dir);
+    write_tensors(path, tensors, data, base.tensor_count);
+    snprintf(path, sizeof(path), "%s/config.json", dir);
+    put_bytes(path, buf_bytes(&base.config));
+    for (size_t i = 0; i < base.tensor_count; i++)
+        buf_release(&narrow[i]);
 }
 
 #endif

@@ -56,35 +56,6 @@ static void swap_at_random(struct choir *choir, struct live *live, size_t swaps)
     assert_int_equal(state.epoch, epoch); /* nothing was done */
 }
 
-/* A model like the llama of the fixtures, in float16. */
-static void write_f16(const char *dir)
-{
-    AUTO_MODEL(base);
-    struct tensor tensors[TENSORS_MAX];
-    struct bytes data[TENSORS_MAX];
-    struct buf narrow[TENSORS_MAX] = {0};
-    char path[64];
-
-    must(model_open(&base, FIXTURES "/base/llama"));
-    for (size_t i = 0; i < base.tensor_count; i++) {
-        AUTO_BUF(wide);
-        tensors[i] = *base.tensors[i].tensor;
-        read_tensor(&wide, &base, tensors[i].name);
-        must(buf_resize(&narrow[i], wide.len / 2));
-        dtype_narrow(
-            narrow[i].data, (const float *)(const void *)wide.data, wide.len / 4, DTYPE_F16
-        );
-        tensors[i].dtype = DTYPE_F16;
-        data[i] = buf_bytes(&narrow[i]);
-    }
-    snprintf(path, sizeof(path), "%s/" MODEL_FILE, dir);
-    write_tensors(path, tensors, data, base.tensor_count);
-    snprintf(path, sizeof(path), "%s/config.json", dir);
-    put_bytes(path, buf_bytes(&base.config));
-    for (size_t i = 0; i < base.tensor_count; i++)
-        buf_release(&narrow[i]);
-}
-
 #define LLAMAS "llama llama-c llama-perl llama-vectors-only"
 
 static const struct {

@@ -1,0 +1,78 @@
+/*
+ * The emulated device (tests/cuda/emulated.h) in a test that has loaded its module: what can be
+ * asked of it, and the runtime's functions with which a program has memory and streams there.
+ */
+#ifndef TESTS_EMULATED_DEVICE_H
+#define TESTS_EMULATED_DEVICE_H
+
+#include <dlfcn.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/cuda/emulated.h"
+
+#define CUDA_ERROR_MEMORY     2   /* cudaErrorMemoryAllocation */
+#define CUDA_ERROR_ADDRESS    700 /* cudaErrorIllegalAddress */
+#define CUDA_HOST_TO_DEVICE   1
+#define CUDA_DEVICE_TO_HOST   2
+#define CUDA_DEVICE_TO_DEVICE 3
+#define CUDA_NON_BLOCKING     1u /* cudaStreamNonBlocking */
+
+static struct {
+    void (*fail_call)(const char *call, unsigned nth, int error);
+    unsigned (*calls)(const char *call);
+    void (*memory)(size_t bytes);
+    void (*devices)(int count);
+    void (*order)(unsigned order);
+    unsigned (*leaks)(void);
+    void (*reset)(void);
+} emulated;
+
+static struct {
+    int (*set_device)(int device);
+    int (*get_device)(int *device);
+    int (*new)(void **out, size_t bytes);
+    int (*free)(void *pointer);
+    int (*memory)(size_t *unused, size_t *total);
+    int (*copy)(void *to, const void *from, size_t bytes, int kind);
+    int (*copy_on)(void *to, const void *from, size_t bytes, int kind, void *stream);
+    int (*stream_new)(void **out, unsigned flags);
+    int (*stream_free)(void *stream);
+    int (*stream_wait)(void *stream);
+} cuda;
+
+static bool emulated_find(void *out, void *module, const char *name)
+{
+    void *symbol = dlsym(module, name);
+
+    memcpy(out, &symbol, sizeof(symbol));
+    return symbol != NULL;
+}
+
+/* For a group's setup: 0 where all is there. */
+static int emulated_load(const char *path)
+{
+    void *module = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+
+    bool found = module && emulated_find(&emulated.fail_call, module, "emulated_fail") &&
+                 emulated_find(&emulated.calls, module, "emulated_calls") &&
+                 emulated_find(&emulated.memory, module, "emulated_memory") &&
+                 emulated_find(&emulated.devices, module, "emulated_devices") &&
+                 emulated_find(&emulated.order, module, "emulated_order") &&
+                 emulated_find(&emulated.leaks, module, "emulated_leaks") &&
+                 emulated_find(&emulated.reset, module, "emulated_reset") &&
+                 emulated_find(&cuda.set_device, module, "cudaSetDevice") &&
+                 emulated_find(&cuda.get_device, module, "cudaGetDevice") &&
+                 emulated_find(&cuda.new, module, "cudaMalloc") &&
+                 emulated_find(&cuda.free, module, "cudaFree") &&
+                 emulated_find(&cuda.memory, module, "cudaMemGetInfo") &&
+                 emulated_find(&cuda.copy, module, "cudaMemcpy") &&
+                 emulated_find(&cuda.copy_on, module, "cudaMemcpyAsync") &&
+                 emulated_find(&cuda.stream_new, module, "cudaStreamCreateWithFlags") &&
+                 emulated_find(&cuda.stream_free, module, "cudaStreamDestroy") &&
+                 emulated_find(&cuda.stream_wait, module, "cudaStreamSynchronize");
+    return found ? 0 : -1;
+}
+
+#endif
