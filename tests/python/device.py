@@ -38,7 +38,10 @@ class Device:
         return address
 
     def write(self, address, data):
+        """And wait: a copy from memory that is not pinned may still be on its way, and a stream that waits for no other
+        would not wait for it."""
         self.call("cudaMemcpy", ctypes.c_void_p(address), bytes(data), ctypes.c_size_t(len(data)), TO_DEVICE)
+        self.call("cudaDeviceSynchronize")
 
     def read(self, address, size):
         """Once all is done that was queued."""
