@@ -18,6 +18,7 @@
 #define CUDA_DEVICE_TO_HOST   2
 #define CUDA_DEVICE_TO_DEVICE 3
 #define CUDA_NON_BLOCKING     1u /* cudaStreamNonBlocking */
+#define CUDA_CAPTURE_RELAXED  2  /* cudaStreamCaptureModeRelaxed */
 
 static struct {
     void (*fail_call)(const char *call, unsigned nth, int error);
@@ -32,6 +33,7 @@ static struct {
 static struct {
     int (*set_device)(int device);
     int (*get_device)(int *device);
+    int (*wait)(void);
     int (*new)(void **out, size_t bytes);
     int (*free)(void *pointer);
     int (*memory)(size_t *unused, size_t *total);
@@ -40,6 +42,12 @@ static struct {
     int (*stream_new)(void **out, unsigned flags);
     int (*stream_free)(void *stream);
     int (*stream_wait)(void *stream);
+    int (*capture_begin)(void *stream, int mode);
+    int (*capture_end)(void *stream, void **graph);
+    int (*graph_make)(void **out, void *graph, unsigned long long flags);
+    int (*graph_launch)(void *executable, void *stream);
+    int (*graph_free)(void *graph);
+    int (*executable_free)(void *executable);
 } cuda;
 
 static bool emulated_find(void *out, void *module, const char *name)
@@ -64,6 +72,7 @@ static int emulated_load(const char *path)
                  emulated_find(&emulated.reset, module, "emulated_reset") &&
                  emulated_find(&cuda.set_device, module, "cudaSetDevice") &&
                  emulated_find(&cuda.get_device, module, "cudaGetDevice") &&
+                 emulated_find(&cuda.wait, module, "cudaDeviceSynchronize") &&
                  emulated_find(&cuda.new, module, "cudaMalloc") &&
                  emulated_find(&cuda.free, module, "cudaFree") &&
                  emulated_find(&cuda.memory, module, "cudaMemGetInfo") &&
@@ -71,7 +80,13 @@ static int emulated_load(const char *path)
                  emulated_find(&cuda.copy_on, module, "cudaMemcpyAsync") &&
                  emulated_find(&cuda.stream_new, module, "cudaStreamCreateWithFlags") &&
                  emulated_find(&cuda.stream_free, module, "cudaStreamDestroy") &&
-                 emulated_find(&cuda.stream_wait, module, "cudaStreamSynchronize");
+                 emulated_find(&cuda.stream_wait, module, "cudaStreamSynchronize") &&
+                 emulated_find(&cuda.capture_begin, module, "cudaStreamBeginCapture") &&
+                 emulated_find(&cuda.capture_end, module, "cudaStreamEndCapture") &&
+                 emulated_find(&cuda.graph_make, module, "cudaGraphInstantiate") &&
+                 emulated_find(&cuda.graph_launch, module, "cudaGraphLaunch") &&
+                 emulated_find(&cuda.graph_free, module, "cudaGraphDestroy") &&
+                 emulated_find(&cuda.executable_free, module, "cudaGraphExecDestroy");
     return found ? 0 : -1;
 }
 

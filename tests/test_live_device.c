@@ -89,19 +89,22 @@ static void gaps_find(struct twin *twin)
     }
 }
 
+/* All streams see it afterwards. */
 static void twin_send(const struct twin *twin)
 {
     const struct memory *memory = twin->memory;
 
     for (size_t i = 0; i < memory->block_count; i++) {
-        if (twin->device[i])
-            assert_int_equal(
-                cuda.copy(
-                    twin->device[i], memory->blocks[i], memory->block_bytes[i], CUDA_HOST_TO_DEVICE
-                ),
-                0
-            );
+        size_t bytes = memory->block_bytes[i];
+        if (!twin->device[i])
+            continue;
+        assert_int_equal(cuda.set_device(twin->where[i]), 0);
+        assert_int_equal(
+            cuda.copy(twin->device[i], memory->blocks[i], bytes, CUDA_HOST_TO_DEVICE), 0
+        );
+        assert_int_equal(cuda.wait(), 0);
     }
+    assert_int_equal(cuda.set_device(0), 0);
 }
 
 /* `devices`: 1: all on the first one; 2: each block on one of two, or on the host. */
@@ -118,7 +121,6 @@ static void twin_make(struct twin *twin, struct memory *memory, int devices)
         assert_int_equal(cuda.new(&data, memory->block_bytes[i]), 0);
         twin->device[i] = data;
     }
-    assert_int_equal(cuda.set_device(0), 0);
     gaps_find(twin);
     twin_send(twin);
 }
@@ -551,6 +553,52 @@ static void test_a_change_comes_after_what_the_streams_were_given(void **state)
     }
 }
 
+/* A graph that a program has captured before a swap reads the weights after it. */
+static void test_graphs_stay_good_and_captures_are_left_alone(void **state)
+{
+    const struct live_options options = {.base = FIXTURES "/base/gpt2", .threads = 1};
+    AUTO_CHOIR(choir);
+    AUTO_TWIN(twin);
+    AUTO_LIVE(live);
+    void *stream, *out = NULL, *graph = NULL, *executable = NULL;
+    struct live_state before, after;
+
+    (void)state;
+    choir_open(&choir, FIXTURES "/base/gpt2", "gpt2", LAYOUT_PLAIN, true);
+    assert_int_equal(cuda.stream_new(&twin.streams[0], CUDA_NON_BLOCKING), 0);
+    assert_int_equal(cuda.stream_new(&twin.streams[1], CUDA_NON_BLOCKING), 0);
+    stream = twin.streams[0];
+    twin_make(&twin, &choir.memory, 1);
+    size_t block = block_of(&choir.memory, choir.memory.tensors[8].parts[0].data);
+    size_t bytes = choir.memory.block_bytes[block];
+    assert_int_equal(cuda.new(&out, bytes), 0);
+    live = live_of_twin(&twin, &options);
+    must(live_swap(&before, live, &choir.adapters[1].snapshot));
+    assert_int_equal(cuda.capture_begin(stream, CUDA_CAPTURE_RELAXED), 0);
+    assert_int_equal(
+        cuda.copy_on(out, twin.device[block], bytes, CUDA_DEVICE_TO_DEVICE, stream), 0
+    );
+    assert_int_equal(live_swap(NULL, live, &choir.adapters[3].snapshot), E_DEVICE);
+    assert_non_null(strstr(error_message(), "captured"));
+    live_status(&after, live);
+    assert_memory_equal(&before, &after, sizeof(before));
+    assert_int_equal(cuda.capture_end(stream, &graph), 0);
+    assert_twin(&twin, &choir.adapters[1]);
+    assert_int_equal(cuda.graph_make(&executable, graph, 0), 0);
+    for (size_t i = 0; i < choir.count; i++) {
+        AUTO_FREE(uint8_t, read);
+        swap_to(&choir, &twin, live, i);
+        assert_non_null(read = malloc(bytes));
+        assert_int_equal(cuda.graph_launch(executable, stream), 0);
+        assert_int_equal(cuda.stream_wait(stream), 0);
+        assert_int_equal(cuda.copy(read, out, bytes, CUDA_DEVICE_TO_HOST), 0);
+        assert_memory_equal(read, choir.memory.blocks[block], bytes);
+    }
+    assert_int_equal(cuda.executable_free(executable), 0);
+    assert_int_equal(cuda.graph_free(graph), 0);
+    assert_int_equal(cuda.free(out), 0);
+}
+
 /* The program's thread works with the device that it has chosen. */
 static void test_the_threads_device_stays_what_it_is(void **state)
 {
@@ -840,6 +888,7 @@ int main(void)
         TEST(test_where_there_is_no_device_it_is_said),
         TEST(test_weights_that_are_not_the_bases_are_refused_by_name),
         TEST(test_a_change_comes_after_what_the_streams_were_given),
+        TEST(test_graphs_stay_good_and_captures_are_left_alone),
         TEST(test_the_threads_device_stays_what_it_is),
         TEST(test_a_device_that_fails_leaves_every_byte_or_says_so),
         TEST(test_a_device_that_fails_in_sealing_is_an_error),

@@ -274,12 +274,29 @@ int cuda_lane_memory(
     return 0;
 }
 
+/* To wait for a stream that is captured would make the lane's work part of the graph. */
+static int captures_check(void *const *streams, size_t count, struct backend_fault *fault)
+{
+    for (size_t i = 0; i < count; i++) {
+        cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+        TRY(fault, cudaStreamIsCapturing((cudaStream_t)streams[i], &status));
+        if (status == cudaStreamCaptureStatusNone)
+            continue;
+        fault_set(fault, E_DEVICE, "cuda: a stream in which weights are used is being captured");
+        return fault_hint(fault, "end the capture first, then swap");
+    }
+    return 0;
+}
+
 /* One event does for all: a stream that waits for it waits for what it recorded by then. */
 int cuda_lane_follow(void *state, void *const *streams, size_t count, struct backend_fault *fault)
 {
     struct lane_state *lane = (struct lane_state *)state;
+    int err;
 
     ON_DEVICE(fault, lane->session->device);
+    if ((err = captures_check(streams, count, fault)) < 0)
+        return err;
     for (size_t i = 0; i < count; i++) {
         TRY(fault, cudaEventRecord(lane->followed, (cudaStream_t)streams[i]));
         TRY(fault, cudaStreamWaitEvent(lane->stream, lane->followed, 0));
