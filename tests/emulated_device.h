@@ -39,6 +39,8 @@ static struct {
     int (*memory)(size_t *unused, size_t *total);
     int (*copy)(void *to, const void *from, size_t bytes, int kind);
     int (*copy_on)(void *to, const void *from, size_t bytes, int kind, void *stream);
+    int (*pin)(void *pointer, size_t bytes, unsigned flags);
+    int (*unpin)(void *pointer);
     int (*stream_new)(void **out, unsigned flags);
     int (*stream_free)(void *stream);
     int (*stream_wait)(void *stream);
@@ -78,6 +80,8 @@ static int emulated_load(const char *path)
                  emulated_find(&cuda.memory, module, "cudaMemGetInfo") &&
                  emulated_find(&cuda.copy, module, "cudaMemcpy") &&
                  emulated_find(&cuda.copy_on, module, "cudaMemcpyAsync") &&
+                 emulated_find(&cuda.pin, module, "cudaHostRegister") &&
+                 emulated_find(&cuda.unpin, module, "cudaHostUnregister") &&
                  emulated_find(&cuda.stream_new, module, "cudaStreamCreateWithFlags") &&
                  emulated_find(&cuda.stream_free, module, "cudaStreamDestroy") &&
                  emulated_find(&cuda.stream_wait, module, "cudaStreamSynchronize") &&
