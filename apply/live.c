@@ -200,7 +200,8 @@ change(struct live *live, struct live_write *write, struct live_state *next, dou
     if (err < 0)
         return err;
     double stopped = seconds_now();
-    if ((err = live_write_follow(write)) == 0)
+    if ((err = live_weights_unchanged(&live->weights)) == 0 &&
+        (err = live_write_follow(write)) == 0)
         err = live_write_run(write);
     if (write->torn)
         *next = (struct live_state){.torn = true};
@@ -237,7 +238,8 @@ static int swap_planned(struct live *live, const struct loaded_adapter *loaded, 
     };
     int err;
 
-    if ((err = plan_make(&plan, loaded, &live->weights.table)) < 0 ||
+    if ((err = live_weights_unchanged(&live->weights)) < 0 ||
+        (err = plan_make(&plan, loaded, &live->weights.table)) < 0 ||
         (err = pin_compare(&next.pinned, live, &plan)) < 0 ||
         (err = basis_cache_get(&basis, &live->bases, &plan)) < 0 ||
         (err = live_write_init(&write, &live->weights, &plan, basis, &options)) < 0)

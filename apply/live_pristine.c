@@ -262,19 +262,56 @@ static int renaming_choose(
     return error_hint(err, "give the model that was loaded, and its tensors' own names");
 }
 
+static int map_make(struct live_map *map, const struct shard *shard)
+{
+    uint64_t bytes;
+    int err;
+
+    map->fd = -1;
+    if (!(map->path = bytes_dup(text_bytes(shard->path))))
+        return error_wrap(E_NOMEM, "%s", shard->path);
+    if ((err = file_open(&map->fd, &bytes, shard->path)) < 0 ||
+        (err = fd_stamp(&map->stamp, map->fd, shard->path)) < 0)
+        return err;
+    if (!file_stamps_equal(&map->stamp, &shard->stamp))
+        return error_set(E_CONFLICT, "%s: changed while it was read", shard->path);
+    return file_map(&map->data, map->fd, shard->bytes, shard->path);
+}
+
 static int maps_make(struct live_weights *weights, const struct model *base)
 {
+    int err = 0;
+
     if (!(weights->maps = array_new(base->shard_count, sizeof(*weights->maps))))
         return error_wrap(E_NOMEM, "%s", base->dir);
-    for (size_t i = 0; i < base->shard_count; i++) {
-        AUTO_FD(owner);
-        const struct shard *shard = &base->shards[i];
-        int fd = -1, err = model_shard_open(&fd, &owner, base, i);
-        if (err < 0 || (err = file_map(&weights->maps[i], fd, shard->bytes, shard->path)) < 0)
-            return err;
-        weights->map_count++;
-    }
-    return 0;
+    for (size_t i = 0; err == 0 && i < base->shard_count; i++)
+        err = map_make(&weights->maps[weights->map_count++], &base->shards[i]);
+    return err;
+}
+
+/* Links to it, and its name, may change; what it holds not. */
+static int map_check(const struct live_map *map)
+{
+    struct file_stamp now;
+
+    int err = fd_stamp(&now, map->fd, map->path);
+    if (err < 0)
+        return err;
+    if (now.bytes == map->stamp.bytes && now.modified == map->stamp.modified)
+        return 0;
+    err = error_set(E_CONFLICT, "%s: was written to while the model lives", map->path);
+    return error_hint(
+        err, "the weights stay as they are; replace such files by renaming, which is safe"
+    );
+}
+
+int live_weights_unchanged(const struct live_weights *weights)
+{
+    int err = 0;
+
+    for (size_t i = 0; err == 0 && i < weights->map_count; i++)
+        err = map_check(&weights->maps[i]);
+    return err;
 }
 
 static bool part_equals(const struct live_part *part, size_t element)
@@ -369,7 +406,7 @@ static int base_take(struct live_weights *weights, const struct model *base)
             continue;
         const struct shard *shard = &base->shards[found.shard];
         tensor->whole = (struct bytes
-        ){weights->maps[found.shard].data + shard->table.header_bytes + found.tensor->begin,
+        ){weights->maps[found.shard].data.data + shard->table.header_bytes + found.tensor->begin,
           (size_t)tensor_bytes(found.tensor)};
         weights->from_base++;
         const char *why;

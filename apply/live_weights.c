@@ -182,6 +182,13 @@ int live_weights_add(struct live_weights *weights, const struct live_place *plac
     return err;
 }
 
+static void map_release(struct live_map *map)
+{
+    file_unmap(&map->data);
+    fd_release(&map->fd);
+    free(map->path);
+}
+
 void live_weights_release(struct live_weights *weights)
 {
     for (size_t i = 0; i < weights->count; i++) {
@@ -198,7 +205,7 @@ void live_weights_release(struct live_weights *weights)
     free(weights->tensors);
     live_devices_release(&weights->devices);
     for (size_t i = 0; i < weights->map_count; i++)
-        file_unmap(&weights->maps[i]);
+        map_release(&weights->maps[i]);
     free(weights->maps);
     model_release(&weights->table);
     *weights = (struct live_weights){0};

@@ -44,11 +44,19 @@ struct live_tensor {
     bool changed; /* its parts are not pristine */
 };
 
+/* A shard of the base model, mapped. */
+struct live_map {
+    struct bytes data;
+    int fd; /* open, to look after it */
+    char *path;
+    struct file_stamp stamp; /* when it was mapped */
+};
+
 struct live_weights {
     struct live_tensor *tensors; /* sealed: in byte order of name */
     size_t count, room;
-    struct model table; /* the tensors as a model, `shard` being the index of the tensor */
-    struct bytes *maps; /* of the base model's shards */
+    struct model table;    /* the tensors as a model, `shard` being the index of the tensor */
+    struct live_map *maps; /* of the base model's shards */
     size_t map_count;
     size_t from_base; /* tensors whose pristine is the base model's */
     struct live_devices devices;
@@ -85,6 +93,10 @@ MUST_CHECK int live_weights_add(struct live_weights *weights, const struct live_
    the base; E_CONFLICT, listing what differs from the base; E_DEVICE; model_open()'s errors. */
 MUST_CHECK int live_weights_seal(struct live_weights *weights, const char *base);
 void live_weights_release(struct live_weights *weights);
+
+/* E_CONFLICT where a file of the base was written to since: what is mapped is no longer pristine,
+   or is no longer there. One that was replaced, or removed, is there still. */
+MUST_CHECK int live_weights_unchanged(const struct live_weights *weights);
 
 /* The tensor behind one of the table's. */
 struct live_tensor *live_tensor_of(struct live_weights *weights, const struct model_tensor *place);

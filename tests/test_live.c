@@ -10,7 +10,10 @@
 
 #include <cmocka.h>
 
+#include <fcntl.h>
 #include <math.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "tests/fault.h"
 #include "tests/live.h"
@@ -494,6 +497,63 @@ static void test_weights_that_are_not_the_bases_are_refused_by_name(void **state
     assert_non_null(strstr(error_message(), "another dtype"));
 }
 
+static void rewrite_in_place(const char *path, uint64_t len)
+{
+    AUTO_BUF(data);
+    const struct timespec since[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_sec = 1}};
+
+    must(file_read(&data, path, GIB));
+    FILE *file = fopen(path, "wb");
+    assert_non_null(file);
+    assert_int_equal(fwrite(data.data, 1, len < data.len ? (size_t)len : data.len, file), len);
+    assert_int_equal(fclose(file), 0);
+    assert_int_equal(utimensat(AT_FDCWD, path, since, 0), 0);
+}
+
+/* What would be put back is not the base's any more, or not there, which would end the process. */
+static void test_a_base_that_was_written_to_is_not_swapped_from(void **state)
+{
+    static const char *const path = "base/model-00002-of-00003.safetensors";
+    AUTO_CHOIR(choir);
+    AUTO_LIVE(live);
+    struct live_state before, after;
+    struct stat status;
+
+    (void)state;
+    copy_dir(FIXTURES "/base/llama", "base");
+    choir_open(&choir, "base", "llama llama-vectors-only", LAYOUTS, true);
+    live = live_of_memory(&choir.memory, "base");
+    must(live_swap(&before, live, &choir.adapters[0].snapshot));
+    assert_int_equal(chmod(path, 0600), 0); /* neither this nor another name is a change */
+    assert_int_equal(link(path, "another"), 0);
+    must(live_swap(&before, live, &choir.adapters[1].snapshot));
+    assert_int_equal(stat(path, &status), 0);
+    for (int shortened = 0; shortened < 2; shortened++) {
+        rewrite_in_place(path, shortened ? 4096 : (uint64_t)status.st_size);
+        assert_int_equal(live_swap(NULL, live, &choir.adapters[0].snapshot), E_CONFLICT);
+        assert_non_null(strstr(error_message(), path));
+        assert_int_equal(live_detach(NULL, live), E_CONFLICT);
+        live_status(&after, live);
+        assert_int_equal(after.epoch, before.epoch);
+        assert_memory(&choir.memory, &choir.adapters[1]);
+    }
+}
+
+static void test_a_base_that_was_replaced_is_mapped_still(void **state)
+{
+    AUTO_CHOIR(choir);
+    AUTO_LIVE(live);
+
+    (void)state;
+    copy_dir(FIXTURES "/base/llama", "base");
+    choir_open(&choir, "base", "llama llama-vectors-only", LAYOUTS, true);
+    live = live_of_memory(&choir.memory, "base");
+    assert_int_equal(rename("base/config.json", "base/model-00001-of-00003.safetensors"), 0);
+    swap_at_random(&choir, live, 10);
+    assert_int_equal(unlink("base/model-00002-of-00003.safetensors"), 0);
+    swap_at_random(&choir, live, 10);
+}
+
 /* A square weight does not tell how it lies; who registers it may. */
 static void test_a_layer_lies_as_it_is_said_to(void **state)
 {
@@ -649,6 +709,8 @@ int main(void)
         TEST(test_parts_and_strides_that_are_none_are_refused),
         TEST(test_weights_that_lie_on_each_other_are_refused),
         TEST(test_weights_that_are_not_the_bases_are_refused_by_name),
+        TEST(test_a_base_that_was_written_to_is_not_swapped_from),
+        TEST(test_a_base_that_was_replaced_is_mapped_still),
         TEST(test_a_layer_lies_as_it_is_said_to),
         TEST(test_room_is_what_fits_the_model),
         TEST(test_every_failed_allocation_leaves_every_byte),
