@@ -213,10 +213,9 @@ static void stream_forget(cudaStream_t stream)
 
 using namespace emulator;
 
+/* Within a kernel, so its caller has the mutex. */
 void emulated_device_check(const void *pointer)
 {
-    guard held;
-
     if (is_pinned(pointer))
         return;
     if (!memory_find(pointer))
