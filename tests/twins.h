@@ -129,11 +129,12 @@ static inline struct registry *small_open(const struct twins *twins, uint32_t ad
 
 #define VALUES 64 /* of a row of x and of y of Q_PROJ */
 
+/* Made at the first call. */
 static inline const float *x_row(void)
 {
     static float x[VALUES];
 
-    for (size_t i = 0; i < VALUES; i++)
+    for (size_t i = 0; i < VALUES && x[VALUES - 1] == 0; i++)
         x[i] = (float)i - 30.5f;
     return x;
 }
