@@ -450,6 +450,9 @@ def check_refused_models():
     with torch.device("meta"):
         empty = torch.nn.Linear(4, 4)
     claim("weights without memory are refused", fails(verastore.Unsupported, "meta", verastore.attach, empty))
+    claim("a registry on a GPU for layers in the host's memory is refused", fails(
+        verastore.Invalid, "the layers are in the host's memory, not on CUDA device 0", verastore.Registry,
+        model_of(LANGUAGE, FIXTURES / "base/llama"), ADAPTERS / "llama/step-120", budget_bytes=1 << 24, device=0))
     tied = model_of(LANGUAGE, FIXTURES / "base/gpt2")
     with verastore.attach(tied, base=FIXTURES / "base/gpt2") as live:
         claim("tied embeddings are registered once", live.tied == {"lm_head.weight": "transformer.wte.weight"})
