@@ -12,6 +12,10 @@
 
 #include <functional>
 
+/* A program that has loaded an emulated module calls all of it there, as it would the runtime's own:
+   to have memory on the device, and streams. */
+#pragma GCC visibility push(default)
+
 #define __global__
 #define __device__
 #define __host__
@@ -272,9 +276,6 @@ cudaError_t cudaLaunchKernelEx(
     return emulated_launch(config, [=]() { kernel(static_cast<Parameters>(arguments)...); });
 }
 
-/* A program that has loaded an emulated module calls them too, as it would the runtime's own: to
-   have memory on the device, and streams. */
-#pragma GCC visibility push(default)
 extern "C" {
 const char *cudaGetErrorName(cudaError_t error);
 const char *cudaGetErrorString(cudaError_t error);
@@ -349,7 +350,6 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream);
 cudaError_t cudaGraphDestroy(cudaGraph_t graph);
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable);
 }
-#pragma GCC visibility pop
 
 /* As in CUDA's header, for pointers of any type. */
 template <typename T> cudaError_t cudaMalloc(T **pointer, size_t bytes)
@@ -378,5 +378,7 @@ cudaMallocFromPoolAsync(T **pointer, size_t bytes, cudaMemPool_t pool, cudaStrea
 {
     return cudaMallocFromPoolAsync(reinterpret_cast<void **>(pointer), bytes, pool, stream);
 }
+
+#pragma GCC visibility pop
 
 #endif

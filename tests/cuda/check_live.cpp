@@ -1,0 +1,1 @@
+#include "tests/gpu/check_live.cu"
