@@ -281,8 +281,11 @@ static void batches_measure(const sizes &sizes, const struct limits *limits)
     MUST(cudaMemcpy(one, same.data(), ROWS * sizeof(int32_t), cudaMemcpyHostToDevice));
     MUST(cudaDeviceSynchronize());
 
-    double matrices = (double)sizes.rank * (3 * (double)sizes.wide + (double)sizes.narrow) / 2;
-    double least = std::max(4 * matrices / limits->memory, ROWS * matrices / limits->fma);
+    /* Of a module, in the mean: A and B, x, and y in and out. */
+    double out = ((double)sizes.wide + (double)sizes.narrow) / 2;
+    double matrices = (double)sizes.rank * ((double)sizes.wide + out);
+    double moved = 4 * matrices + 2.0 * ROWS * ((double)sizes.wide + 2 * out);
+    double least = std::max(moved / limits->memory, ROWS * matrices / limits->fma);
     double with_many = batches_run(registry, sizes, mixed, x, y);
     double with_one = batches_run(registry, sizes, one, x, y);
     printf(
