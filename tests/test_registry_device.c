@@ -10,6 +10,8 @@
 
 #include <cmocka.h>
 
+#include "apply/backend.h"
+#include "apply/batch.h"
 #include "apply/vera_apply.h"
 #include "format/bundle.h"
 #include "tests/twins.h"
@@ -129,6 +131,117 @@ static void every_number_of_rows_has_the_bits_of_host_memory(void **state)
         for (size_t n = 0; n < 4; n++)
             compare_batch(&twins, streams[n], counts[c], dtypes[n % 3], n % 2);
     }
+}
+
+/* Rows of a module whose rank is large, for two adapters in turn. */
+#define BIG_RANK 16384
+#define BIG_IN   2
+#define BIG_OUT  3
+#define BIG_ROWS 300
+
+struct big {
+    struct buf a, b, vectors, x, y;
+    struct basis basis; /* those */
+    int32_t slots[BIG_ROWS];
+};
+
+static void big_make(struct big *out)
+{
+    random_elements(&out->a, BIG_RANK * BIG_IN, DTYPE_F32);
+    random_elements(&out->b, BIG_RANK * BIG_OUT, DTYPE_F32);
+    random_elements(&out->vectors, 2 * (BIG_RANK + BIG_OUT), DTYPE_F32);
+    random_elements(&out->x, BIG_ROWS * BIG_IN, DTYPE_F32);
+    random_elements(&out->y, BIG_ROWS * BIG_OUT, DTYPE_F32);
+    out->basis = (struct basis
+    ){.a = (float *)(void *)out->a.data,
+      .b = (float *)(void *)out->b.data,
+      .rank = BIG_RANK,
+      .in = BIG_IN,
+      .out = BIG_OUT};
+    for (size_t i = 0; i < BIG_ROWS; i++)
+        out->slots[i] = (int32_t)(i % 2);
+}
+
+static void big_release(struct big *big)
+{
+    buf_release(&big->a);
+    buf_release(&big->b);
+    buf_release(&big->vectors);
+    buf_release(&big->x);
+    buf_release(&big->y);
+}
+
+/* big->y becomes the result. */
+static void big_on_host(struct big *big)
+{
+    struct batch_row rows[BIG_ROWS];
+    struct batch_basis packed;
+
+    for (size_t i = 0; i < BIG_ROWS; i++)
+        rows[i] = (struct batch_row){i, big->vectors.data + i % 2 * big->vectors.len / 2};
+    const struct batch batch = {
+        .basis = &packed,
+        .in = BIG_IN,
+        .out = BIG_OUT,
+        .vectors = DTYPE_F32,
+        .rows = rows,
+        .row_count = BIG_ROWS,
+        .dtype = DTYPE_F32,
+        .x = big->x.data,
+        .x_stride = BIG_IN,
+        .y = big->y.data,
+        .y_stride = BIG_OUT,
+    };
+    assert_int_equal(batch_basis_pack(&packed, &big->basis), 0);
+    assert_int_equal(batch_run(&batch, 1), 0);
+    batch_basis_release(&packed);
+}
+
+static void big_on_device(struct buf *y, const struct big *big)
+{
+    const struct backend_basis added = {big->basis.a, big->basis.b, BIG_RANK, BIG_IN, BIG_OUT};
+    AUTO_DEVICE(device);
+
+    assert_int_equal(device_open_number(&device, DEVICE_CURRENT, MATH_EXACT), 0);
+    assert_int_equal(device_add_basis(&device, &added), 0);
+    AUTO_DEVICE_COPY(vectors_device, big->vectors.data, big->vectors.len);
+    AUTO_DEVICE_COPY(x_device, big->x.data, big->x.len);
+    AUTO_DEVICE_COPY(y_device, big->y.data, big->y.len);
+    const struct backend_batch batch = {
+        .a = added.a,
+        .b_matrix = added.b,
+        .in = BIG_IN,
+        .out = BIG_OUT,
+        .vectors = vectors_device,
+        .vector_dtype = DTYPE_F32,
+        .vector_stride = BIG_RANK + BIG_OUT,
+        .slot_count = 2,
+        .slots = big->slots,
+        .x = x_device,
+        .y = y_device,
+        .dtype = DTYPE_F32,
+        .rows = BIG_ROWS,
+        .x_stride = BIG_IN,
+        .y_stride = BIG_OUT,
+    };
+    assert_int_equal(device_batch(&device, &batch), 0);
+    assert_int_equal(device_wait(&device), 0);
+    assert_int_equal(buf_resize(y, big->y.len), 0);
+    assert_int_equal(cuda.copy(y->data, y_device, y->len, FROM_DEVICE), 0);
+}
+
+/* The memory that is taken for d o (A x) holds 256 of the rows. */
+static void a_batch_of_any_size_has_the_bits_of_host_memory(void **state)
+{
+    __attribute__((cleanup(big_release))) struct big big = {0};
+    AUTO_BUF(y);
+
+    (void)state;
+    big_make(&big);
+    big_on_device(&y, &big);
+    assert_int_equal(emulated.calls("cudaLaunchKernel"), 1 + 2 * 2);
+    big_on_host(&big);
+    assert_true(bytes_equal(buf_bytes(&y), buf_bytes(&big.y)));
 }
 
 static void a_mixed_batch_is_what_peft_gives(void **state)
@@ -507,6 +620,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         CLAIM(every_adapter_has_the_bits_of_host_memory),
         CLAIM(every_number_of_rows_has_the_bits_of_host_memory),
+        CLAIM(a_batch_of_any_size_has_the_bits_of_host_memory),
         CLAIM(a_mixed_batch_is_what_peft_gives),
         CLAIM(a_budget_is_all_of_the_devices_memory_that_is_taken),
         CLAIM(a_captured_batch_reads_its_slots_when_it_runs),
