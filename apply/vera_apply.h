@@ -271,7 +271,7 @@ struct vera_registry_options {
     const char *directory;
     const void *bundle;
     size_t bundle_bytes;
-    uint64_t budget_bytes; /* of all that the registry takes */
+    uint64_t budget_bytes; /* of all that the registry takes; on a GPU: of its memory */
     int32_t base_dtype;    /* enum vera_dtype, of the model's weights; 0: VERA_F32 */
     int32_t vector_dtype;  /* b and d are kept in it, rounded where that is less; 0: VERA_F32 */
     /* Where A, B, b and d are kept, and the batches are: enum vera_memory; 0: VERA_HOST. On a GPU
@@ -281,7 +281,8 @@ struct vera_registry_options {
 };
 
 /* VERA_INVALID, naming it: a module that cannot be, an adapter without one of the modules, or of
-   others; VERA_LIMIT where the budget does not hold one adapter. */
+   others; VERA_LIMIT where the budget does not hold one adapter; VERA_DEVICE where the GPU is not
+   there, or has less memory left. */
 VERA_PUBLIC int
 vera_registry_new(struct vera_registry **out, const struct vera_registry_options *options);
 /* Nobody uses it any more. NULL: nothing. */
@@ -294,7 +295,8 @@ VERA_PUBLIC void vera_registry_free(struct vera_registry *registry);
    was used longest ago goes, unless it is pinned or held. snapshot [32] (may be NULL): its id from
    now on. `held` (may be NULL): its slot, which the caller then holds. On failure nothing changes:
    VERA_INVALID, naming what does not fit; VERA_CONFLICT: another basis; VERA_LIMIT: all others are
-   pinned or held; VERA_CORRUPT; VERA_NOTFOUND. */
+   pinned or held; VERA_CORRUPT; VERA_NOTFOUND. But for VERA_DEVICE, where a GPU fails on the way:
+   the adapter that made room may be gone. */
 VERA_PUBLIC int vera_registry_add_directory(
     struct vera_registry *registry,
     const char *directory,

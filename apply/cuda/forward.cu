@@ -49,11 +49,6 @@ void cuda_pool_close(struct session *session)
     session->pool = nullptr;
 }
 
-static enum merge_dtype merge_dtype_of(enum dtype dtype)
-{
-    return dtype == DTYPE_F32 ? MERGE_F32 : dtype == DTYPE_BF16 ? MERGE_BF16 : MERGE_F16;
-}
-
 /* How many rows are worked on at a time: as many as the memory holds, in whole tiles. */
 static uint64_t scaled_rows(uint64_t rows, uint64_t rank)
 {

@@ -619,11 +619,6 @@ static void wave_fill(struct lane_state *lane, struct wave *wave)
     }
 }
 
-static enum merge_dtype merge_dtype_of(enum dtype dtype)
-{
-    return dtype == DTYPE_F32 ? MERGE_F32 : dtype == DTYPE_BF16 ? MERGE_BF16 : MERGE_F16;
-}
-
 /* Where the next ones go in the parameters: the same place on the host and on the device. */
 struct parameter_writer {
     struct merge_tensor *tensors;

@@ -11,6 +11,8 @@ extern "C" {
 #include "apply/backend.h"
 }
 
+#include "apply/cuda/kernels.h"
+
 /* A and B of one basis, where they are. */
 struct resident {
     struct backend_basis host;
@@ -59,6 +61,11 @@ int fault_memory(struct backend_fault *fault, const char *what, uint64_t bytes);
         if (error_ != cudaSuccess)                                                                 \
             return fault_cuda(fault, #call, error_);                                               \
     } while (0)
+
+inline enum merge_dtype merge_dtype_of(enum dtype dtype)
+{
+    return dtype == DTYPE_F32 ? MERGE_F32 : dtype == DTYPE_BF16 ? MERGE_BF16 : MERGE_F16;
+}
 
 /* The basis in whose A an address is, or NULL. */
 const struct resident *resident_find(const struct session *session, const float *a);
