@@ -385,4 +385,21 @@ static inline void write_f16(const char *dir)
         buf_release(&narrow[i]);
 }
 
+/* The adapter at `from` with another value in one of its tensors. */
+static inline void write_changed(const char *from, const char *to, const char *tensor, float value)
+{
+    AUTO_BUF(file);
+    AUTO_SAFETENSORS(table);
+    char path[64];
+
+    copy_dir(from, to);
+    snprintf(path, sizeof(path), "%s/" PEFT_MODEL, to);
+    must(file_read(&file, path, GIB));
+    must(safetensors_decode(&table, buf_bytes(&file), file.len));
+    const struct tensor *found = safetensors_find(&table, tensor);
+    assert_non_null(found);
+    memcpy(file.data + table.header_bytes + found->begin + 4, &value, 4);
+    must(file_write(path, buf_bytes(&file)));
+}
+
 #endif

@@ -252,23 +252,6 @@ static void bundle_of(struct buf *out, const char *dir, const char *base)
     must(bundle_encode(out, &subject.snapshot, false));
 }
 
-/* The adapter at `from` with another value in one vector. */
-static void write_changed(const char *from, const char *to, const char *tensor, float value)
-{
-    AUTO_BUF(file);
-    AUTO_SAFETENSORS(table);
-    char path[64];
-
-    copy_dir(from, to);
-    snprintf(path, sizeof(path), "%s/" PEFT_MODEL, to);
-    must(file_read(&file, path, GIB));
-    must(safetensors_decode(&table, buf_bytes(&file), file.len));
-    const struct tensor *found = safetensors_find(&table, tensor);
-    assert_non_null(found);
-    memcpy(file.data + table.header_bytes + found->begin + 4, &value, 4);
-    must(file_write(path, buf_bytes(&file)));
-}
-
 #define B_VECTOR PEFT_PREFIX "model.layers.1.mlp.up_proj.vera_lambda_b"
 
 static void test_what_fails_leaves_every_byte(void **state)
