@@ -401,6 +401,22 @@ void work_that_touches_freed_memory_dies(void **)
     assert_says(
         last_words([]() {
             scene scene;
+            cudaGraph_t graph;
+            cudaGraphExec_t executable;
+            need(cudaStreamBeginCapture(scene.first, cudaStreamCaptureModeGlobal));
+            int *numbers = taken(scene.first);
+            need(cudaFreeAsync(numbers, scene.first));
+            need(add_one_on(scene.first, numbers));
+            need(cudaStreamEndCapture(scene.first, &graph));
+            need(cudaGraphInstantiate(&executable, graph));
+            need(cudaGraphLaunch(executable, scene.second));
+            need(cudaStreamSynchronize(scene.second));
+        }),
+        "a kernel touched memory that was freed in its stream"
+    );
+    assert_says(
+        last_words([]() {
+            scene scene;
             auto config = config_of(1, 5, scene.first);
             int *numbers = taken(scene.first);
             need(cudaLaunchKernelEx(&config, add_one, numbers));

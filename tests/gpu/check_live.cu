@@ -84,13 +84,18 @@ graph_make(const device_weights &on_device, const std::vector<weight> &weights, 
     MUST(cudaMemcpy(out.x, out.x_host.data(), one.columns() * sizeof(float), cudaMemcpyHostToDevice)
     );
     MUST(cudaDeviceSynchronize());
-    MUST(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
     cudaLaunchConfig_t config = shape(1, (unsigned)out.part.row_count, stream);
-    MUST(cudaLaunchKernelEx(
-        &config, product, out.y, on_device.blocks[out.part.block].data + out.part.offset,
-        (uint32_t)(one.dtype == DTYPE_F32), out.part.row_stride, out.part.column_stride, out.x,
-        (uint32_t)one.columns()
-    ));
+    auto queue = [&]() {
+        MUST(cudaLaunchKernelEx(
+            &config, product, out.y, on_device.blocks[out.part.block].data + out.part.offset,
+            (uint32_t)(one.dtype == DTYPE_F32), out.part.row_stride, out.part.column_stride, out.x,
+            (uint32_t)one.columns()
+        ));
+    };
+    queue(); /* a kernel is loaded when it first runs, which a capture may not allow */
+    MUST(cudaStreamSynchronize(stream));
+    MUST(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
+    queue();
     MUST(cudaStreamEndCapture(stream, &graph));
     MUST(cudaGraphInstantiate(&out.graph, graph, 0));
     MUST(cudaGraphDestroy(graph));
