@@ -95,7 +95,8 @@ enum lane_slot { LANE_BLOCK, LANE_CHANGE, LANE_SLOTS };
 
 /* Functions that can fail return 0, or a code and fill in `fault`. Sessions and lanes are the
    backend's own. Different lanes may be used by different threads at once, and one lane by one
-   thread after the other; the calling thread's current device stays what it is. The functions from
+   thread after the other; the calling thread's current device stays what it is, if the process has
+   ever used that. The functions from
    basis_remove on are NULL where weights have no memory but the processor's. */
 struct backend {
     const char *name;       /* "cpu", "cuda" */

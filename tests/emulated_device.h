@@ -25,6 +25,8 @@ static struct {
     unsigned (*calls)(const char *call);
     void (*memory)(size_t bytes);
     void (*devices)(int count);
+    void (*idle)(int device);
+    int (*is_idle)(int device);
     void (*order)(unsigned order);
     unsigned (*leaks)(void);
     void (*reset)(void);
@@ -69,6 +71,8 @@ static int emulated_load(const char *path)
                  emulated_find(&emulated.calls, module, "emulated_calls") &&
                  emulated_find(&emulated.memory, module, "emulated_memory") &&
                  emulated_find(&emulated.devices, module, "emulated_devices") &&
+                 emulated_find(&emulated.idle, module, "emulated_idle") &&
+                 emulated_find(&emulated.is_idle, module, "emulated_is_idle") &&
                  emulated_find(&emulated.order, module, "emulated_order") &&
                  emulated_find(&emulated.leaks, module, "emulated_leaks") &&
                  emulated_find(&emulated.reset, module, "emulated_reset") &&

@@ -114,6 +114,23 @@ static void test_a_session_leaves_the_threads_device(void **state)
     assert_int_equal(device_memory_check(&current, memory, 1), 0); /* device 2's */
 }
 
+/* As in a thread of the library's own, of a process that works on the second device alone. */
+static void test_a_device_that_nobody_uses_gets_no_context(void **state)
+{
+    AUTO_SCENE(scene);
+
+    (void)state;
+    emulated.devices(2);
+    assert_int_equal(scene_run(scene), 0);
+    scene_close(scene);
+    emulated.idle(0);
+    assert_int_equal(scene_open(scene, 1), 0);
+    scene_close(scene);
+    assert_true(emulated.is_idle(0));
+    assert_int_equal(cuda.set_device(0), 0);
+    assert_false(emulated.is_idle(0));
+}
+
 static void test_a_device_that_is_not_there_is_named(void **state)
 {
     static const int numbers[] = {2, 1000, -2};
@@ -225,6 +242,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         DEVICE_TEST(test_whichever_call_fails_it_is_named_and_nothing_is_left),
         DEVICE_TEST(test_a_session_leaves_the_threads_device),
+        DEVICE_TEST(test_a_device_that_nobody_uses_gets_no_context),
         DEVICE_TEST(test_a_device_that_is_not_there_is_named),
         DEVICE_TEST(test_whose_memory_it_is_is_checked),
         DEVICE_TEST(test_memory_is_the_sessions),

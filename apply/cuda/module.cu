@@ -122,10 +122,27 @@ device_scope::device_scope(int device)
     changed = error == cudaSuccess;
 }
 
+/* Only the driver tells without making it. True where that cannot be asked. */
+static bool has_context(int device)
+{
+    typedef int state_function(int device, unsigned *flags, int *is_active);
+    void *function = nullptr;
+    unsigned flags = 0;
+    int is_active = 1;
+    enum cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
+    cudaError_t error = cudaGetDriverEntryPointByVersion(
+        "cuDevicePrimaryCtxGetState", &function, 7000, cudaEnableDefault, &found
+    );
+
+    if (error == cudaSuccess && found == cudaDriverEntryPointSuccess)
+        (void)((state_function *)function)(device, &flags, &is_active);
+    return is_active != 0;
+}
+
 /* It was current a moment ago. */
 device_scope::~device_scope()
 {
-    if (changed)
+    if (changed && has_context(previous))
         (void)cudaSetDevice(previous);
 }
 

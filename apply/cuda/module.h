@@ -31,7 +31,9 @@ struct session {
     cudaMemPool_t pool; /* of batches' memory; NULL: the device has none */
 };
 
-/* From here to the end of the block the calling thread's device is that one. */
+/* From here to the end of the block the calling thread's device is that one. Afterwards it is its
+   own again, unless this process has no context on that: to choose it would make one, which takes
+   hundreds of MB of its memory. */
 struct device_scope {
     int previous;
     bool changed;

@@ -12,8 +12,8 @@
 
 #include <functional>
 
-/* A program that has loaded an emulated module calls all of it there, as it would the runtime's own:
-   to have memory on the device, and streams. */
+/* A program that has loaded an emulated module calls all of it there, as it would the runtime's
+   own: to have memory on the device, and streams. */
 #pragma GCC visibility push(default)
 
 #define __global__
@@ -67,6 +67,14 @@ enum cudaMemoryType {
     cudaMemoryTypeDevice,
     cudaMemoryTypeManaged,
 };
+
+enum cudaDriverEntryPointQueryResult {
+    cudaDriverEntryPointSuccess,
+    cudaDriverEntryPointSymbolNotFound,
+    cudaDriverEntryPointVersionNotSufficent,
+};
+
+#define cudaEnableDefault 0u
 
 struct cudaPointerAttributes {
     enum cudaMemoryType type;
@@ -285,6 +293,13 @@ cudaError_t cudaPeekAtLastError(void);
 cudaError_t cudaGetDeviceCount(int *count);
 cudaError_t cudaGetDevice(int *device);
 cudaError_t cudaSetDevice(int device);
+cudaError_t cudaGetDriverEntryPointByVersion(
+    const char *symbol,
+    void **function,
+    unsigned version,
+    unsigned long long flags,
+    enum cudaDriverEntryPointQueryResult *found = nullptr
+);
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int device);
 cudaError_t cudaDeviceSynchronize(void);
 cudaError_t cudaDriverGetVersion(int *version);

@@ -58,7 +58,50 @@ cudaError_t cudaSetDevice(int device)
     if (device < 0 || device >= state.count)
         return answer(cudaErrorInvalidDevice);
     current_device = device;
+    state.idle.erase(device);
     return cudaSuccess;
+}
+
+/* The driver's cuDevicePrimaryCtxGetState(). */
+static int primary_state(int device, unsigned *flags, int *is_active)
+{
+    guard held;
+
+    *flags = 0;
+    *is_active = !state.idle.count(device);
+    return 0;
+}
+
+cudaError_t cudaGetDriverEntryPointByVersion(
+    const char *symbol,
+    void **function,
+    unsigned,
+    unsigned long long,
+    enum cudaDriverEntryPointQueryResult *found
+)
+{
+    ENTER("cudaGetDriverEntryPointByVersion");
+    *function = nullptr;
+    *found = cudaDriverEntryPointSymbolNotFound;
+    if (strcmp(symbol, "cuDevicePrimaryCtxGetState") == 0) {
+        *function = reinterpret_cast<void *>(primary_state);
+        *found = cudaDriverEntryPointSuccess;
+    }
+    return cudaSuccess;
+}
+
+void emulated_idle(int device)
+{
+    guard held;
+
+    state.idle.insert(device);
+}
+
+int emulated_is_idle(int device)
+{
+    guard held;
+
+    return state.idle.count(device) != 0;
 }
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int device)

@@ -52,6 +52,11 @@ void emulated_memory_of(int device, size_t bytes);
    cudaErrorInsufficientDriver. */
 void emulated_devices(int count);
 
+/* From now on this process has no context on that device, until a thread of it chooses the device;
+   and whether it has none. As if it had used all of them, otherwise. */
+void emulated_idle(int device);
+int emulated_is_idle(int device);
+
 /* When queued work runs. Every order is one that a device may choose. */
 #define EMULATED_LAZY  0 /* when someone waits for its stream, or for an event that it leads to */
 #define EMULATED_EAGER 1 /* at once */

@@ -280,6 +280,7 @@ void emulated_reset(void)
     emulated_fail(nullptr, 0, 0);
     emulated_order(EMULATED_LAZY);
     emulated_fibers(EMULATED_FORWARD);
+    state.idle.clear();
     state.calls.clear();
     state.pageable_copies = 0;
     state.memory = size_t{1} << 40;

@@ -87,6 +87,7 @@ struct runtime {
     std::set<cudaMemPool_t> pools; /* that a caller made */
     std::set<cudaGraph_t> graphs;
     std::set<cudaGraphExec_t> executables;
+    std::set<int> idle; /* devices on which the process has no context */
     std::map<std::string, unsigned> calls;
     unsigned pageable_copies = 0;
     unsigned order = EMULATED_LAZY;
