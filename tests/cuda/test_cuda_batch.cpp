@@ -283,6 +283,24 @@ void rows_without_an_adapter_keep_their_bits(void **)
     }
 }
 
+/* So many columns that the blocks are wide, whatever lies at their edges. */
+void wide_blocks_have_the_cpus_bits(void **)
+{
+    const size_t many = 64 * 131 + 5;
+
+    for (unsigned n = 0; n < 2; n++) {
+        check_orders(trial_make(33 + random_below(40), random_size(), 2, many + n));
+        check_orders(trial_make(33 + random_below(40), many + n, random_size(), 2));
+        trial t = trial_make(64, 16, 12, many + 3);
+        t.in_max = t.x_stride = 12;
+        t.y_stride = many + 3;
+        t.a.resize(t.rank * t.in_max);
+        t.x.resize(t.rows * t.x_stride * size_of(t.dtype));
+        t.y.resize(t.rows * t.y_stride * size_of(t.dtype));
+        check_orders(t);
+    }
+}
+
 /* More slots than one kernel's arguments. */
 void many_rows_have_the_cpus_bits(void **)
 {
@@ -358,6 +376,8 @@ int main()
          nullptr},
         {"rows_without_an_adapter_keep_their_bits", rows_without_an_adapter_keep_their_bits, setup,
          teardown, nullptr},
+        {"wide_blocks_have_the_cpus_bits", wide_blocks_have_the_cpus_bits, setup, teardown,
+         nullptr},
         {"many_rows_have_the_cpus_bits", many_rows_have_the_cpus_bits, setup, teardown, nullptr},
         {"a_launch_takes_as_many_rows_as_it_has_tiles_for",
          a_launch_takes_as_many_rows_as_it_has_tiles_for, setup, teardown, nullptr},
