@@ -12,13 +12,15 @@
 
 #include "tests/cuda/emulated.h"
 
-#define CUDA_ERROR_MEMORY     2   /* cudaErrorMemoryAllocation */
-#define CUDA_ERROR_ADDRESS    700 /* cudaErrorIllegalAddress */
-#define CUDA_HOST_TO_DEVICE   1
-#define CUDA_DEVICE_TO_HOST   2
-#define CUDA_DEVICE_TO_DEVICE 3
-#define CUDA_NON_BLOCKING     1u /* cudaStreamNonBlocking */
-#define CUDA_CAPTURE_RELAXED  2  /* cudaStreamCaptureModeRelaxed */
+#define CUDA_ERROR_MEMORY      2   /* cudaErrorMemoryAllocation */
+#define CUDA_ERROR_ADDRESS     700 /* cudaErrorIllegalAddress */
+#define CUDA_ERROR_UNSUPPORTED 801 /* cudaErrorNotSupported */
+#define CUDA_HOST_TO_DEVICE    1
+#define CUDA_DEVICE_TO_HOST    2
+#define CUDA_DEVICE_TO_DEVICE  3
+#define CUDA_NON_BLOCKING      1u /* cudaStreamNonBlocking */
+#define CUDA_CAPTURE_GLOBAL    0  /* cudaStreamCaptureModeGlobal */
+#define CUDA_CAPTURE_RELAXED   2  /* cudaStreamCaptureModeRelaxed */
 
 static struct {
     void (*fail_call)(const char *call, unsigned nth, int error);
@@ -29,6 +31,8 @@ static struct {
     int (*is_idle)(int device);
     void (*order)(unsigned order);
     unsigned (*leaks)(void);
+    unsigned (*pageable_copies)(void);
+    size_t (*memory_peak)(void);
     void (*reset)(void);
 } emulated;
 
@@ -75,6 +79,8 @@ static int emulated_load(const char *path)
                  emulated_find(&emulated.is_idle, module, "emulated_is_idle") &&
                  emulated_find(&emulated.order, module, "emulated_order") &&
                  emulated_find(&emulated.leaks, module, "emulated_leaks") &&
+                 emulated_find(&emulated.pageable_copies, module, "emulated_pageable_copies") &&
+                 emulated_find(&emulated.memory_peak, module, "emulated_memory_peak") &&
                  emulated_find(&emulated.reset, module, "emulated_reset") &&
                  emulated_find(&cuda.set_device, module, "cudaSetDevice") &&
                  emulated_find(&cuda.get_device, module, "cudaGetDevice") &&

@@ -81,7 +81,7 @@ static void compare_batch(
         fail_msg("%s", error_message());
     memset(gpu_slots, 0x55, count * sizeof(*gpu_slots)); /* they were read */
     assert_int_equal(cuda.stream_wait(stream), 0);
-    assert_int_equal(cuda.copy(result.data, y_device, y.len, FROM_DEVICE), 0);
+    assert_int_equal(cuda.copy(result.data, y_device, y.len, CUDA_DEVICE_TO_HOST), 0);
     assert_true(bytes_equal(buf_bytes(&result), buf_bytes(&y)));
     free(host_slots);
     free(gpu_slots);
@@ -227,7 +227,7 @@ static void big_on_device(struct buf *y, const struct big *big)
     assert_int_equal(device_batch(&device, &batch), 0);
     assert_int_equal(device_wait(&device), 0);
     assert_int_equal(buf_resize(y, big->y.len), 0);
-    assert_int_equal(cuda.copy(y->data, y_device, y->len, FROM_DEVICE), 0);
+    assert_int_equal(cuda.copy(y->data, y_device, y->len, CUDA_DEVICE_TO_HOST), 0);
 }
 
 /* The memory that is taken for d o (A x) holds 256 of the rows. */
@@ -278,7 +278,7 @@ static void a_mixed_batch_is_what_peft_gives(void **state)
     size_t module = module_find(&twins.list, DOWN);
     assert_int_equal(registry_forward(twins.gpu, module, &rows, 1), 0);
     assert_int_equal(cuda.stream_wait(stream), 0);
-    assert_int_equal(cuda.copy(y, y_device, count * sizeof(float), FROM_DEVICE), 0);
+    assert_int_equal(cuda.copy(y, y_device, count * sizeof(float), CUDA_DEVICE_TO_HOST), 0);
     double magnitude = largest_difference(expected.y, nothing, count);
     assert_true(largest_difference(y, expected.y, count) <= 1e-6 * magnitude);
 }
@@ -321,8 +321,8 @@ static void a_budget_is_all_of_the_devices_memory_that_is_taken(void **state)
 static void a_captured_batch_reads_its_slots_when_it_runs(void **state)
 {
     float y[ADAPTERS_MAX][VALUES], result[VALUES] = {0};
-    int32_t slots[ADAPTERS_MAX], *pinned = NULL;
-    void *memory = NULL, *graph = NULL, *executable = NULL;
+    int32_t slots[ADAPTERS_MAX];
+    void *graph = NULL, *executable = NULL;
     AUTO_TWINS(twins);
     AUTO_STREAM(stream);
 
@@ -331,8 +331,7 @@ static void a_captured_batch_reads_its_slots_when_it_runs(void **state)
     struct registry *registry = small_open(&twins, (uint32_t)twins.count);
     for (size_t i = 0; i < twins.count; i++)
         assert_int_equal(registry_add(&slots[i], registry, &twins.adapters[i].loaded, 0), 0);
-    assert_int_equal(cuda.malloc_host(&memory, sizeof(*pinned), 0), 0);
-    pinned = memory;
+    assert_int_equal(cuda.pin(slots, sizeof(slots), 0), 0);
     AUTO_DEVICE_COPY(x_device, x_row(), sizeof(y[0]));
     AUTO_DEVICE_COPY(y_device, result, sizeof(result));
     AUTO_DEVICE_COPY(slots_device, &(int32_t){-1}, sizeof(int32_t));
@@ -345,26 +344,25 @@ static void a_captured_batch_reads_its_slots_when_it_runs(void **state)
         .y = y_device,
         .stream = stream,
     };
-    assert_int_equal(cuda.capture_begin(stream, 0), 0);
+    assert_int_equal(cuda.capture_begin(stream, CUDA_CAPTURE_GLOBAL), 0);
     if (registry_forward(registry, module_find(&twins.list, Q_PROJ), &rows, 1) < 0)
         fail_msg("%s", error_message());
     assert_int_equal(cuda.capture_end(stream, &graph), 0);
     assert_int_equal(cuda.graph_make(&executable, graph, 0), 0);
     for (size_t i = 0; i < twins.count; i++) {
-        *pinned = slots[i];
         memset(result, 0, sizeof(result));
-        assert_int_equal(cuda.copy(y_device, result, sizeof(result), TO_DEVICE), 0);
+        assert_int_equal(cuda.copy(y_device, result, sizeof(result), CUDA_HOST_TO_DEVICE), 0);
         assert_int_equal(
-            cuda.copy_async(slots_device, pinned, sizeof(*pinned), TO_DEVICE, stream), 0
+            cuda.copy_on(slots_device, &slots[i], sizeof(slots[i]), CUDA_HOST_TO_DEVICE, stream), 0
         );
         assert_int_equal(cuda.graph_launch(executable, stream), 0);
         assert_int_equal(cuda.stream_wait(stream), 0);
-        assert_int_equal(cuda.copy(result, y_device, sizeof(result), FROM_DEVICE), 0);
+        assert_int_equal(cuda.copy(result, y_device, sizeof(result), CUDA_DEVICE_TO_HOST), 0);
         assert_memory_equal(result, y[i], sizeof(y[i]));
     }
-    assert_int_equal(cuda.graph_exec_free(executable), 0);
+    assert_int_equal(cuda.executable_free(executable), 0);
     assert_int_equal(cuda.graph_free(graph), 0);
-    assert_int_equal(cuda.free_host(memory), 0);
+    assert_int_equal(cuda.unpin(slots), 0);
     registry_free(registry);
 }
 
@@ -398,7 +396,7 @@ static void rows_of_no_slot_keep_their_bits(void **state)
     size_t module = module_find(&twins.list, Q_PROJ);
     assert_int_equal(registry_forward(registry, module, &rows, 1), 0);
     assert_int_equal(cuda.stream_wait(stream), 0);
-    assert_int_equal(cuda.copy(result, y_device, sizeof(result), FROM_DEVICE), 0);
+    assert_int_equal(cuda.copy(result, y_device, sizeof(result), CUDA_DEVICE_TO_HOST), 0);
     assert_memory_equal(result, y, sizeof(y));
     registry_free(registry);
 }
@@ -514,7 +512,7 @@ static void a_registry_is_on_the_device_of_its_number(void **state)
     rows.x = x_device;
     assert_int_equal(registry_forward(registry, module, &rows, 1), 0);
     assert_int_equal(cuda.stream_wait(stream), 0);
-    assert_int_equal(cuda.copy(result, y_device, sizeof(result), FROM_DEVICE), 0);
+    assert_int_equal(cuda.copy(result, y_device, sizeof(result), CUDA_DEVICE_TO_HOST), 0);
     assert_memory_equal(result, y[3], sizeof(result));
     registry_stats(&stats, registry);
     assert_int_equal(stats.held, 1);
@@ -595,12 +593,12 @@ static void the_library_has_registries_on_a_gpu(void **state)
                                     : 0,
         };
         memset(result, 0, sizeof(result));
-        assert_int_equal(cuda.copy(y_device, result, sizeof(result), TO_DEVICE), 0);
+        assert_int_equal(cuda.copy(y_device, result, sizeof(result), CUDA_HOST_TO_DEVICE), 0);
         assert_int_equal(
             vera_registry_forward(registry, module_find(&twins.list, Q_PROJ), &batch), 0
         );
         assert_int_equal(cuda.stream_wait(stream), 0);
-        assert_int_equal(cuda.copy(result, y_device, sizeof(result), FROM_DEVICE), 0);
+        assert_int_equal(cuda.copy(result, y_device, sizeof(result), CUDA_DEVICE_TO_HOST), 0);
         assert_memory_equal(result, y[i], sizeof(result));
         batch.reserved = 1;
         assert_int_equal(vera_registry_forward(registry, 0, &batch), VERA_INVALID);
@@ -630,5 +628,5 @@ int main(void)
         CLAIM(the_library_has_registries_on_a_gpu),
     };
 
-    return cmocka_run_group_tests(tests, emulated_load, NULL);
+    return cmocka_run_group_tests(tests, device_load, NULL);
 }

@@ -59,7 +59,7 @@ static void what_is_queued_uses_the_vectors_of_its_adapter(void **state)
             );
         assert_int_equal(cuda.stream_wait(first), 0);
         assert_int_equal(cuda.stream_wait(second), 0);
-        assert_int_equal(cuda.copy(result, y_device, sizeof(result), FROM_DEVICE), 0);
+        assert_int_equal(cuda.copy(result, y_device, sizeof(result), CUDA_DEVICE_TO_HOST), 0);
         assert_memory_equal(result, y, twins.count * sizeof(y[0]));
         registry_free(registry);
     }
@@ -160,7 +160,7 @@ static void forward_with_a_fault(
     arm(fault);
     bool left_out = failed(fault, registry_forward(registry, module, &rows, 1));
     assert_int_equal(cuda.stream_wait(stream), 0);
-    assert_int_equal(cuda.copy(y, y_device, sizeof(y), FROM_DEVICE), 0);
+    assert_int_equal(cuda.copy(y, y_device, sizeof(y), CUDA_DEVICE_TO_HOST), 0);
     if (!left_out || memcmp(y, nothing, sizeof(y)) != 0)
         assert_memory_equal(y, wanted, sizeof(y));
 }
@@ -335,7 +335,7 @@ static void serve_round(struct person *person, unsigned round, void *stream)
     for (unsigned i = 0; i < count; i++)
         person->wrong += registry_drop(crowd->registry, slots[i]) < 0;
     person->wrong += cuda.stream_wait(stream) != 0;
-    person->wrong += cuda.copy(y, y_device, sizeof(y), FROM_DEVICE) != 0;
+    person->wrong += cuda.copy(y, y_device, sizeof(y), CUDA_DEVICE_TO_HOST) != 0;
     for (unsigned i = 0; i < count; i++, person->served++)
         person->wrong += memcmp(
                              y + i * VALUES, crowd->expected[who[i]], sizeof(crowd->expected[0])
@@ -417,5 +417,5 @@ int main(void)
         CLAIM(tenants_come_and_go_while_others_are_served),
     };
 
-    return cmocka_run_group_tests(tests, emulated_load, NULL);
+    return cmocka_run_group_tests(tests, device_load, NULL);
 }

@@ -2,11 +2,68 @@
 #ifndef TESTS_TWINS_H
 #define TESTS_TWINS_H
 
-#include "tests/cuda/loaded.h"
+#include "tests/emulated_device.h"
 #include "tests/registries.h"
 
 #define FAMILY "llama/step-120"
 #define Q_PROJ "model.layers.0.self_attn.q_proj"
+
+static inline int device_load(void **state)
+{
+    (void)state;
+    return setenv("VERA_CUDA_MODULE", CUDA_MODULE, 1) == 0 ? emulated_load(CUDA_MODULE) : -1;
+}
+
+static inline int device_setup(void **state)
+{
+    (void)state;
+    emulated.reset();
+    return 0;
+}
+
+/* All is freed again. */
+static inline int device_teardown(void **state)
+{
+    (void)state;
+    return emulated.leaks() == 0 ? 0 : -1;
+}
+
+#define CLAIM(test) cmocka_unit_test_setup_teardown(test, device_setup, device_teardown)
+
+/* ---- Memory of the device ---- */
+
+static inline void device_memory_release(void **memory)
+{
+    assert_int_equal(cuda.free(*memory), 0);
+}
+
+/* On the device, with a copy of so many bytes in it. */
+#define AUTO_DEVICE_COPY(name, from, bytes)                                                        \
+    __attribute__((cleanup(device_memory_release))) void *name = device_copy(from, bytes)
+
+static inline void *device_copy(const void *from, size_t bytes)
+{
+    void *memory = NULL;
+
+    assert_int_equal(cuda.new(&memory, bytes), 0);
+    assert_int_equal(cuda.copy(memory, from, bytes, CUDA_HOST_TO_DEVICE), 0);
+    return memory;
+}
+
+static inline void stream_release(void **stream)
+{
+    assert_int_equal(cuda.stream_free(*stream), 0);
+}
+
+#define AUTO_STREAM(name) __attribute__((cleanup(stream_release))) void *name = stream_new()
+
+static inline void *stream_new(void)
+{
+    void *stream = NULL;
+
+    assert_int_equal(cuda.stream_new(&stream, 0), 0);
+    return stream;
+}
 
 /* ---- Two registries that hold the same ---- */
 
