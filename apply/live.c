@@ -203,8 +203,12 @@ change(struct live *live, struct live_write *write, struct live_state *next, dou
     if ((err = live_weights_unchanged(&live->weights)) == 0 &&
         (err = live_write_follow(write)) == 0)
         err = live_write_run(write);
-    if (write->torn)
+    if (write->torn) {
         *next = (struct live_state){.torn = true};
+        err = error_hint(
+            err, "the weights are a mixture: swap again, or detach, to make them whole"
+        );
+    }
     if (err == 0 || write->torn) {
         next->epoch = live->state.epoch + 1;
         next->had_previous = live->state.attached;

@@ -172,6 +172,23 @@ class Weights(DeviceTest):
             self.vera("swap", adapter("gpt2/step-040"), "--socket", "socket")
             self.assertEqual(self.bits(device, model, "gpt2"), wanted)
 
+    def test_a_socket_tells_of_a_mixture(self):
+        device, wanted = self.device(), self.applied("gpt2/step-040", "gpt2")
+        model, arguments = self.model(device, "gpt2"), ("swap", "--socket", "socket")
+        with verastore.attach(model) as live:
+            live.listen(self.path("socket"))
+            self.vera(*arguments, adapter("gpt2/step-010"))
+            device.fail("cudaLaunchKernel", 1, LAUNCH_FAILURE)
+            error = self.vera(*arguments, adapter("gpt2/step-040"), "--json", code=1).json["error"]
+            self.assertEqual(error["code"], "DEVICE")
+            self.assertIn("the weights are a mixture", error["hint"])
+            told = self.vera(*arguments, "--status", "--json")
+            self.assertEqual((told.json["torn"], told.json["snapshot"], told.json["epoch"]), (True, None, 2))
+            self.assertIn("vera: warning: torn", told.err)
+            self.vera(*arguments, adapter("gpt2/step-040"))
+            self.assertFalse(self.vera(*arguments, "--status", "--json").json["torn"])
+            self.assertEqual(self.bits(device, model, "gpt2"), wanted)
+
     def test_weights_that_are_not_the_bases_are_named(self):
         device = self.device()
         model = self.model(device, "llama")
