@@ -5,7 +5,8 @@
  * adapters: in place, so pointers to the weights stay good; from the weights without an adapter
  * straight to those with one, so that after any number of swaps they are, bit for bit, what
  * "vera apply" writes, and after vera_detach() what they were at first. Whatever can fail fails
- * before the first byte is written, and leaves the weights as they were.
+ * before the first byte is written, and leaves the weights as they were; but for a GPU that breaks
+ * down while it writes, which the state tells.
  *
  * The library prints nothing, ends no process, and has threads of its own only while it writes or
  * listens. Any thread may call any function of a model but vera_model_free() at any time; messages
@@ -42,7 +43,7 @@ enum vera_code {
     VERA_UNSUPPORTED = -7, /* nothing that this library does */
     VERA_IO = -8,          /* the system refused */
     VERA_NOMEM = -9,
-    VERA_DEVICE = -10, /* a device that is not there, or that this build knows nothing of */
+    VERA_DEVICE = -10, /* a GPU that is not there, whose memory is too small, or that failed */
 };
 
 /* Of the calling thread's last failure, until its next one: what went wrong, further lines naming
@@ -108,7 +109,8 @@ struct vera_tensor {
        that is spread over processes is the rows or columns that it has. */
     uint64_t row_begin, row_count, column_begin, column_count;
     /* VERA_CUDA: the CUstream (cudaStream_t) in which the weights are used; NULL: the default
-       stream. A change comes after what the stream has been given before it. */
+       stream. A change comes after what the stream has been given before it, and is done when the
+       function returns. */
     void *stream;
     int32_t dtype;        /* enum vera_dtype */
     int32_t layer;        /* enum vera_layer */
@@ -119,8 +121,8 @@ struct vera_tensor {
 
 /* Before vera_model_seal(), once for each part. The memory must live as long as the model. Whatever
    an adapter may change is registered: weights, biases, the classifier. VERA_INVALID, naming the
-   tensor; VERA_UNSUPPORTED for another dtype; VERA_DEVICE for memory that this build cannot write
-   to. */
+   tensor; VERA_UNSUPPORTED for another dtype; VERA_DEVICE where there is no such GPU, or no module
+   for it. */
 VERA_PUBLIC int vera_model_register(struct vera_model *model, const struct vera_tensor *tensor);
 
 /* All is registered, and what is in memory is the model without an adapter. Reads all weights once.
