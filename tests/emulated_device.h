@@ -20,7 +20,6 @@
 #define CUDA_DEVICE_TO_DEVICE  3
 #define CUDA_NON_BLOCKING      1u /* cudaStreamNonBlocking */
 #define CUDA_CAPTURE_GLOBAL    0  /* cudaStreamCaptureModeGlobal */
-#define CUDA_CAPTURE_RELAXED   2  /* cudaStreamCaptureModeRelaxed */
 
 static struct {
     void (*fail_call)(const char *call, unsigned nth, int error);

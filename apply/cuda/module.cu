@@ -113,9 +113,14 @@ static int devices_fault(struct backend_fault *fault, cudaError_t error)
 }
 
 device_scope::device_scope(int device)
-    : previous(device), changed(false), call("cudaGetDevice"), error(cudaGetDevice(&previous))
+    : previous(device), changed(false), relaxed(false), mode(cudaStreamCaptureModeRelaxed),
+      call("cudaThreadExchangeStreamCaptureMode"), error(cudaThreadExchangeStreamCaptureMode(&mode))
 {
-    if (error != cudaSuccess || previous == device)
+    if (error != cudaSuccess)
+        return;
+    relaxed = true;
+    call = "cudaGetDevice";
+    if ((error = cudaGetDevice(&previous)) != cudaSuccess || previous == device)
         return;
     call = "cudaSetDevice";
     error = cudaSetDevice(device);
@@ -144,6 +149,8 @@ device_scope::~device_scope()
 {
     if (changed && has_context(previous))
         (void)cudaSetDevice(previous);
+    if (relaxed)
+        (void)cudaThreadExchangeStreamCaptureMode(&mode);
 }
 
 /* The one of that number, or the calling thread's. */

@@ -33,11 +33,13 @@ struct session {
 
 /* From here to the end of the block the calling thread's device is that one. Afterwards it is its
    own again, unless this process has no context on that: to choose it would make one, which takes
-   hundreds of MB of its memory. */
+   hundreds of MB of its memory. And what is called here (to take memory, say) does not spoil the
+   capture of a stream that another part of the program has begun: none of ours is captured. */
 struct device_scope {
     int previous;
-    bool changed;
-    const char *call; /* the one that failed with `error` */
+    bool changed, relaxed;
+    cudaStreamCaptureMode mode; /* of the thread before, where it is relaxed now */
+    const char *call;           /* the one that failed with `error` */
     cudaError_t error;
 
     explicit device_scope(int device);
