@@ -177,7 +177,8 @@ MUST_CHECK int device_wait(const struct device *device);
 
 /* Of a GPU: queue y += b o (B (d o (A x))) on the batch's stream, and return. What it points to
    stays until the stream has come past it, the basis added. Bits: apply/batch.h's. Any thread, any
-   number at once. E_DEVICE. */
+   number at once. Without rows nothing is queued, and all is loaded that batches need: once, before
+   the first one is captured. E_DEVICE. */
 MUST_CHECK int device_batch(const struct device *device, const struct backend_batch *batch);
 
 /* What one thread works with. All-zero is one that is not open. */

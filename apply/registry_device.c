@@ -45,6 +45,7 @@ static int jobs_prepare(struct registry_device *device)
 
 static int device_make(struct registry_device *device, int number)
 {
+    const struct backend_batch nothing = {.a = device->basis.a, .b_matrix = device->basis.b};
     size_t adapter_bytes = device->model->values * value_bytes(device);
     int err;
 
@@ -54,6 +55,7 @@ static int device_make(struct registry_device *device, int number)
         return error_wrap(E_NOMEM, "registry");
     if ((err = device_open_number(&device->device, number, MATH_EXACT)) < 0 ||
         (err = device_add_basis(&device->device, &device->basis)) < 0 ||
+        (err = device_batch(&device->device, &nothing)) < 0 ||
         (err = device_memory_new(
              &device->vectors, &device->device, device->capacity * adapter_bytes
          )) < 0 ||

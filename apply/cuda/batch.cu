@@ -364,6 +364,16 @@ static cudaError_t launch_first(const struct batch_job *job, cudaStream_t stream
     return launch<false, MERGE_F16>(job, job->rank, stream);
 }
 
+template <bool SECOND, enum merge_dtype LEFT> static cudaError_t load_both_shapes()
+{
+    cudaFuncAttributes unused;
+    cudaError_t error = cudaFuncGetAttributes(&unused, batch_exact<wide, SECOND, LEFT>);
+
+    if (error != cudaSuccess)
+        return error;
+    return cudaFuncGetAttributes(&unused, batch_exact<narrow, SECOND, LEFT>);
+}
+
 /* Both products of rows that one launch takes. */
 static cudaError_t launch_both(const struct batch_job *job, cudaStream_t stream)
 {
@@ -423,4 +433,20 @@ batch_slots_launch(int32_t *to, const int32_t *slots, uint64_t count, cudaStream
         error = cudaLaunchKernelEx(&config, batch_slots, to + at, part, list);
     }
     return error;
+}
+
+/* ---- Loading ---- */
+
+cudaError_t batch_load(void)
+{
+    cudaFuncAttributes unused;
+    cudaError_t error = cudaFuncGetAttributes(&unused, batch_slots);
+
+    if (error == cudaSuccess)
+        error = load_both_shapes<false, MERGE_F32>();
+    if (error == cudaSuccess)
+        error = load_both_shapes<false, MERGE_BF16>();
+    if (error == cudaSuccess)
+        error = load_both_shapes<false, MERGE_F16>();
+    return error == cudaSuccess ? load_both_shapes<true, MERGE_F32>() : error;
 }

@@ -29,6 +29,10 @@ struct batch_job {
 /* How many rows one launch of each product takes: below 2^31 tiles of 32 rows by 64; 0: none. */
 uint64_t batch_launch_rows(const struct batch_job *job);
 
+/* Have all kernels loaded on the current device: a launch may load one only where no stream is
+   captured. */
+cudaError_t batch_load(void);
+
 /* Queue both products on `stream`, of the current device: in as many launches as it takes. What a
    job points to stays until the work is done. cudaErrorInvalidConfiguration where one launch takes
    no row; else what the launch returns. */

@@ -120,13 +120,15 @@ int cuda_batch(void *state, const struct backend_batch *batch, struct backend_fa
     void *memory = nullptr;
 
     assert(basis && batch->in <= basis->host.in && batch->out <= basis->host.out);
-    if (batch->rows == 0 || batch->out == 0)
-        return 0;
     if (!session->pool)
         return fault_set(
             fault, E_DEVICE, "cuda: %s has no memory pools, which batches need", session->name
         );
     ON_DEVICE(fault, session->device);
+    if (batch->rows == 0 || batch->out == 0) {
+        cudaError_t loaded = batch_load();
+        return loaded == cudaSuccess ? 0 : fault_cuda(fault, "cudaFuncGetAttributes", loaded);
+    }
     uint64_t rank = basis->host.rank;
     uint64_t bytes = scaled_rows(batch->rows, rank) * rank * sizeof(float);
     if (!batch->slots_on_device)

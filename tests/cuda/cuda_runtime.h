@@ -176,6 +176,10 @@ enum cudaMemPoolAttr {
     cudaMemPoolAttrReleaseThreshold,
 };
 
+struct cudaFuncAttributes {
+    int maxThreadsPerBlock, numRegs;
+};
+
 struct cudaDeviceProp {
     char name[256];
     size_t totalGlobalMem, sharedMemPerBlock;
@@ -274,14 +278,27 @@ void emulated_device_check(const void *pointer);
 /* ---- On the host ---- */
 
 /* Queue a kernel. */
-cudaError_t emulated_launch(const cudaLaunchConfig_t *config, std::function<void()> thread_main);
+cudaError_t emulated_launch(
+    const cudaLaunchConfig_t *config, const void *kernel, std::function<void()> thread_main
+);
 
 template <typename... Parameters, typename... Arguments>
 cudaError_t cudaLaunchKernelEx(
     const cudaLaunchConfig_t *config, void (*kernel)(Parameters...), Arguments... arguments
 )
 {
-    return emulated_launch(config, [=]() { kernel(static_cast<Parameters>(arguments)...); });
+    return emulated_launch(config, reinterpret_cast<const void *>(kernel), [=]() {
+        kernel(static_cast<Parameters>(arguments)...);
+    });
+}
+
+/* A kernel that is asked for is loaded, as one that is launched. */
+cudaError_t emulated_function_attributes(cudaFuncAttributes *attributes, const void *kernel);
+
+template <typename... Parameters>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, void (*kernel)(Parameters...))
+{
+    return emulated_function_attributes(attributes, reinterpret_cast<const void *>(kernel));
 }
 
 extern "C" {

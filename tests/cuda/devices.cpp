@@ -11,7 +11,17 @@
 
 using namespace emulator;
 
-cudaError_t emulated_launch(const cudaLaunchConfig_t *config, std::function<void()> thread_main)
+cudaError_t emulated_function_attributes(cudaFuncAttributes *attributes, const void *kernel)
+{
+    ENTER("cudaFuncGetAttributes");
+    state.loaded.insert({current_device, kernel});
+    *attributes = {1024, 32};
+    return cudaSuccess;
+}
+
+cudaError_t emulated_launch(
+    const cudaLaunchConfig_t *config, const void *kernel, std::function<void()> thread_main
+)
 {
     ENTER("cudaLaunchKernel");
     dim3 grid = config->gridDim, block = config->blockDim;
@@ -23,6 +33,8 @@ cudaError_t emulated_launch(const cudaLaunchConfig_t *config, std::function<void
     cudaStream_t stream = stream_of(config->stream);
     if (!stream || stream->device != current_device)
         return answer(cudaErrorInvalidResourceHandle);
+    if (state.loaded.insert({current_device, kernel}).second && stream->capture)
+        emulated_die("a kernel is captured before it was loaded");
     auto run = [=]() { fiber_run_grid(grid, block, thread_main); };
     return enqueue(stream, {WORK_KERNEL, run});
 }

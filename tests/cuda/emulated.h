@@ -84,8 +84,8 @@ unsigned emulated_pageable_copies(void);
    emulated_reset(). */
 size_t emulated_memory_peak(void);
 
-/* Forget counts, faults, limits and orders; the calling thread's device is the first one again.
-   What is allocated stays. */
+/* Forget counts, faults, limits, orders and loaded kernels; the calling thread's device is the
+   first one again. What is allocated stays. */
 void emulated_reset(void);
 
 #pragma GCC visibility pop

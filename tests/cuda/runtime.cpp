@@ -281,6 +281,7 @@ void emulated_reset(void)
     emulated_order(EMULATED_LAZY);
     emulated_fibers(EMULATED_FORWARD);
     state.idle.clear();
+    state.loaded.clear();
     state.calls.clear();
     state.pageable_copies = 0;
     state.memory = size_t{1} << 40;

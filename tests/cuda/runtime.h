@@ -84,7 +84,8 @@ struct runtime {
     std::map<std::pair<unsigned, int>, std::unique_ptr<CUstream_st>> thread_streams;
     std::set<cudaStream_t> streams; /* all of them */
     std::map<cudaEvent_t, std::shared_ptr<CUevent_st>> events;
-    std::set<cudaMemPool_t> pools; /* that a caller made */
+    std::set<cudaMemPool_t> pools;                 /* that a caller made */
+    std::set<std::pair<int, const void *>> loaded; /* kernels, by device */
     std::set<cudaGraph_t> graphs;
     std::set<cudaGraphExec_t> executables;
     std::set<int> idle; /* devices on which the process has no context */

@@ -626,6 +626,19 @@ void a_captured_copy_of_memory_that_is_not_pinned_dies(void **)
     );
 }
 
+void a_captured_kernel_that_was_not_loaded_dies(void **)
+{
+    emulated_reset();
+    assert_says(
+        last_words([]() {
+            scene scene;
+            need(cudaStreamBeginCapture(scene.first, cudaStreamCaptureModeGlobal));
+            need(add_one_on(scene.first, scene.device));
+        }),
+        "a kernel is captured before it was loaded"
+    );
+}
+
 /* What must not be called while the scene's first stream captures. */
 struct forbidden {
     const char *name;
@@ -782,8 +795,10 @@ void graphs_that_are_not_destroyed_are_missed(void **)
 
 int setup(void **)
 {
+    cudaFuncAttributes unused;
+
     emulated_reset();
-    return 0;
+    return cudaFuncGetAttributes(&unused, add_one);
 }
 
 int teardown(void **)
@@ -819,6 +834,7 @@ int main()
         CLAIM(a_graph_takes_its_memory_anew_with_each_launch),
         CLAIM(a_graph_that_touches_memory_freed_since_dies),
         CLAIM(a_captured_copy_of_memory_that_is_not_pinned_dies),
+        CLAIM(a_captured_kernel_that_was_not_loaded_dies),
         CLAIM(a_call_that_a_capture_forbids_makes_it_void),
         CLAIM(other_threads_may_do_what_the_mode_of_a_capture_lets_them),
         CLAIM(an_event_of_a_capture_orders_nothing_outside),
