@@ -1,15 +1,13 @@
 /* vera publish: a version as LoRA under a name of its own, in the directory where an engine looks
    adapters up. Engines cache by name, so a name never stands for two adapters. */
-#include <inttypes.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "cli/describe.h"
+#include "cli/engines.h"
 #include "cli/exporting.h"
 #include "format/text.h"
-
-#define VLLM_RANK_MAX 512 /* vllm/config/lora.py, MaxLoRARanks */
 
 struct publish_arguments {
     const char *name, *dtype, *base, *base_name;
@@ -197,11 +195,7 @@ static int publish_say(
     struct json_writer writer;
     AUTO_BUF(json);
 
-    if (exporting->lora.basis->rank > VLLM_RANK_MAX)
-        cli_note(
-            "vera: warning: vLLM takes LoRA up to rank %d, this one has %" PRIu64, VLLM_RANK_MAX,
-            exporting->lora.basis->rank
-        );
+    engines_warn(&exporting->lora.loaded->adapter);
     if (done_already)
         cli_say(cli, "%s is there already", place->path);
     else

@@ -520,6 +520,32 @@ class Publish(ExportTest):
         self.assertIn("up to rank 512, this one has 513", said.err)
         self.assertEqual(self.vera("publish", "main", "served").err, "")
 
+    def test_modules_that_sglang_loads_only_beside_others_are_told(self):
+        cases = (("q_proj", "q_proj only beside v_proj"), ("v_proj", "v_proj only beside q_proj"),
+                 ("k_proj v_proj", "k_proj only beside q_proj", "v_proj only beside q_proj"),
+                 ("q_proj k_proj", "q_proj only beside v_proj"), ("up_proj", "up_proj only beside gate_proj"),
+                 ("q_proj v_proj",), ("q_proj k_proj v_proj",), ("gate_proj",), ("gate_proj up_proj",),
+                 ("o_proj down_proj",), ("qq_proj",))
+        for number, (targets, *warnings) in enumerate(cases):
+            with self.subTest(targets):
+                names = [f"model.layers.{layer}.part.{name}" for layer in (0, 10) for name in targets.split()]
+                path, model = self.little({name: (8, 4) for name in names}, "llama")
+                said = self.vera("publish", path, f"served-{number}", "--name", "n", "--base", model,
+                                 "--base-name", "b")
+                self.assertEqual(said.err.count("SGLang"), len(warnings))
+                for warning in warnings:
+                    first = f"model.layers.0.part.{warning.split()[0]}"
+                    self.assertIn(f"SGLang loads {warning} of the same layer, which 2 modules lack ({first})", said.err)
+                shutil.rmtree(path)
+                shutil.rmtree(model)
+
+    def test_the_same_layer_is_looked_at(self):
+        path, model = self.little({"model.layers.0.a.q_proj": (8, 4), "model.layers.1.a.q_proj": (8, 4),
+                                   "model.layers.1.a.v_proj": (8, 4), "v_proj": (8, 4)}, "llama")
+        said = self.vera("publish", path, "served", "--name", "n", "--base", model, "--base-name", "b")
+        for part, other, module in (("q_proj", "v_proj", "model.layers.0.a.q_proj"), ("v_proj", "q_proj", "v_proj")):
+            self.assertIn(f"{part} only beside {other} of the same layer, which 1 module lacks ({module})", said.err)
+
     def test_a_full_disk_leaves_nothing(self):
         for space in (0, 600, 100000):
             self.fails("publish", "main", "served", code="IO", says="No space left",
