@@ -243,6 +243,25 @@ static void test_replies_have_these_bytes(void **state)
         assert_int_equal(control_reply_decode(&read, head), E_CORRUPT);
 }
 
+static void test_a_mixture_is_a_flag_and_no_adapter(void **state)
+{
+    const struct control_state torn = {
+        .epoch = 4, .had_previous = true, .torn = true, .previous = {{9}}};
+    struct control_state both = golden_state;
+    AUTO_BUF(made);
+    struct control_reply read;
+
+    (void)state;
+    assert_int_equal(control_reply_encode(&made, 0, &torn), 0);
+    assert_int_equal(made.data[6], 2 + 8);
+    assert_int_equal(control_reply_decode(&read, buf_bytes(&made)), 0);
+    assert_true(read.state.torn && read.state.had_previous && !read.state.attached);
+    both.torn = true;
+    made.len = 0;
+    assert_int_equal(control_reply_encode(&made, 0, &both), 0);
+    assert_int_equal(control_reply_decode(&read, buf_bytes(&made)), E_CORRUPT);
+}
+
 static void test_an_error_comes_out_as_it_went_in(void **state)
 {
     static const struct control_state none;
@@ -323,6 +342,7 @@ int main(void)
         cmocka_unit_test(test_what_cannot_be_taken_is_refused_before_memory_is),
         cmocka_unit_test(test_memory_grows_with_what_arrives),
         cmocka_unit_test(test_replies_have_these_bytes),
+        cmocka_unit_test(test_a_mixture_is_a_flag_and_no_adapter),
         cmocka_unit_test(test_an_error_comes_out_as_it_went_in),
         cmocka_unit_test(test_replies_that_are_none_are_refused),
         cmocka_unit_test(test_every_failed_allocation_is_told),
