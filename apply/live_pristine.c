@@ -5,6 +5,7 @@
  * that is put onto other weights than these, or onto a slice of another place, would be nothing but
  * noise, and nobody would see it. Without one, what is in memory now is copied.
  */
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,7 +22,7 @@ static int tensor_compare(const void *a, const void *b)
 
 /* The tensors as a model */
 
-/* Bytes that lie one behind the other on a device are a row. */
+/* Elements that lie one behind the other on a device are a row. */
 static int
 resident_read(uint8_t *data, const struct live_tensor *tensor, uint64_t offset, size_t len)
 {
@@ -30,19 +31,14 @@ resident_read(uint8_t *data, const struct live_tensor *tensor, uint64_t offset, 
     size_t element = dtype_bits(dtype) / 8;
     int err = 0;
 
-    for (size_t at = 0; err == 0 && at < len;) {
-        /* From the first element that is asked for in part to the last one. */
-        uint64_t from = (offset + at) / element * element;
-        size_t before = (size_t)(offset + at - from);
+    assert(offset % element == 0 && len % element == 0);
+    for (size_t at = 0; err == 0 && at < len; at += LIVE_BLOCK_BYTES) {
         size_t most = len - at < LIVE_BLOCK_BYTES ? len - at : LIVE_BLOCK_BYTES;
-        struct backend_place place = {.data = part->resident + from, .on_device = true};
+        struct backend_place place = {.data = part->resident + offset + at, .on_device = true};
         const uint8_t *block;
-        err = live_device_fetch(
-            &block, part->device, place, dtype, 1, (before + most + element - 1) / element
-        );
+        err = live_device_fetch(&block, part->device, place, dtype, 1, most / element);
         if (err == 0)
-            memcpy(data + at, block + before, most);
-        at += most;
+            memcpy(data + at, block, most);
     }
     return err;
 }

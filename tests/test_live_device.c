@@ -174,6 +174,39 @@ static void test_a_copy_on_a_device_is_compared_with_the_pin(void **state)
     assert_twin(&twin, &choir.adapters[1]);
 }
 
+/* A weight of several blocks of the way back, and a part of it between two of them. */
+static void test_what_is_kept_on_a_device_can_be_read_and_hashed(void **state)
+{
+    const uint64_t rows = 2500, columns = 1111;
+    const size_t bytes = (size_t)(rows * columns) * sizeof(float), at = 4u << 20, len = 5u << 20;
+    struct live_place place = {
+        .name = "w", .dtype = DTYPE_F32, .dims = 2, .shape = {rows, columns}, .on_device = true};
+    AUTO_LIVE_WEIGHTS(weights);
+    AUTO_FREE(uint8_t, data);
+    AUTO_FREE(uint8_t, read);
+    struct digest wanted, digest;
+    bool has = false;
+
+    (void)state;
+    assert_non_null(data = malloc(bytes));
+    assert_non_null(read = malloc(bytes));
+    for (size_t i = 0; i < bytes; i++)
+        data[i] = (uint8_t)random_below(256);
+    place.data = device_new(bytes);
+    assert_int_equal(cuda.copy(place.data, data, bytes, CUDA_HOST_TO_DEVICE), 0);
+    must(live_weights_add(&weights, &place));
+    must(live_weights_seal(&weights, NULL));
+    assert_int_equal(cuda.free(place.data), 0);
+    struct live_tensor *tensor = live_tensor_of(&weights, &weights.table.tensors[0]);
+    must(digest_of(&wanted, (struct bytes){data, bytes}));
+    must(live_tensor_digest(&digest, &has, tensor));
+    assert_true(has && digest_equal(&wanted, &digest));
+    must(model_read_at(read, &weights.table, &weights.table.tensors[0], at + 4, len));
+    assert_memory_equal(read, data + at + 4, len);
+    must(model_read_at(read, &weights.table, &weights.table.tensors[0], 0, bytes));
+    assert_memory_equal(read, data, bytes);
+}
+
 /* Registering and sealing */
 
 static void test_memory_that_is_not_the_devices_is_refused_by_name(void **state)
@@ -443,6 +476,7 @@ int main(void)
         TEST(test_fused_weights_hold_several_modules),
         TEST(test_shards_of_a_tensor_lie_on_several_devices),
         TEST(test_a_copy_on_a_device_is_compared_with_the_pin),
+        TEST(test_what_is_kept_on_a_device_can_be_read_and_hashed),
         TEST(test_memory_that_is_not_the_devices_is_refused_by_name),
         TEST(test_where_there_is_no_device_it_is_said),
         TEST(test_weights_that_are_not_the_bases_are_refused_by_name),
