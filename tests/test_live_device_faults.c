@@ -12,6 +12,7 @@
 
 #include <malloc.h>
 
+#include "tests/fault.h"
 #include "tests/live_twin.h"
 
 static const char *const calls[] = {
@@ -167,6 +168,38 @@ static void test_a_device_that_fails_in_sealing_is_an_error(void **state)
 }
 
 /* Memory */
+
+static void test_every_failed_allocation_leaves_every_byte(void **state)
+{
+    const struct live_options options = {
+        .base = FIXTURES "/base/bert", .threads = 1, .kept_max = UINT64_MAX};
+    AUTO_CHOIR(choir);
+    AUTO_TWIN(twin);
+    struct live_state before, after;
+    int faults = 0;
+
+    (void)state;
+    emulated.devices(2);
+    choir_open(&choir, FIXTURES "/base/bert", "bert", LAYOUTS, true);
+    twin_make(&twin, &choir.memory, 2);
+    for (int err = -1; err < 0; faults++) {
+        AUTO_LIVE(live);
+        live = live_of_twin(&twin, &options);
+        live_status(&before, live);
+        fault_after = faults;
+        err = live_swap(&after, live, &choir.adapters[4].snapshot);
+        bool ran_through = fault_after >= 0;
+        fault_after = -1;
+        assert_true(err == E_NOMEM || (err == 0 && ran_through));
+        if (err < 0) {
+            live_status(&after, live);
+            assert_memory_equal(&before, &after, sizeof(before));
+        }
+        assert_twin(&twin, err < 0 ? &choir.base : &choir.adapters[4]);
+        must(live_detach(NULL, live));
+    }
+    assert_true(faults > 50);
+}
 
 static size_t device_bytes(void)
 {
@@ -334,6 +367,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_a_device_that_fails_leaves_every_byte_or_says_so),
         TEST(test_a_device_that_fails_in_sealing_is_an_error),
+        TEST(test_every_failed_allocation_leaves_every_byte),
         TEST(test_few_bases_are_kept),
         TEST(test_copies_are_kept_up_to_their_budget),
         TEST(test_a_device_without_room_for_copies_does_without),
