@@ -207,22 +207,21 @@ static bool copy_begin(struct backend_job *out, struct live_job *job, uint64_t k
     return true;
 }
 
-/* Has any been made? What cannot be copied is brought from the base's files, as without a budget.
- */
-static bool copies_make(struct live_launch *launch, uint64_t kept_most)
+/* What cannot be copied is brought from the base's files, as without a budget. The launch's jobs
+   are others afterwards. */
+static void copies_make(struct live_launch *launch, uint64_t kept_most)
 {
     size_t made = 0;
 
     for (size_t i = 0; i < launch->count; i++)
         made += copy_begin(&launch->jobs[made], &launch->parts[i], kept_most);
     if (made == 0 || lane_merge(&launch->device->lane, launch->jobs, made) == 0)
-        return made > 0;
+        return;
     for (size_t i = 0; i < launch->count; i++) {
         const struct live_job *job = &launch->parts[i];
         if (job->copied)
             copy_free(job->part, part_bytes(job));
     }
-    return false;
 }
 
 /* Before writing */
@@ -279,8 +278,9 @@ int live_launch_prepare(
     if (!launch->jobs || !launch->terms)
         return error_wrap(E_NOMEM, "swap");
     jobs_make(launch, basis);
-    if ((err = memory_make(launch, weights, basis)) < 0 || !copies_make(launch, kept_most))
+    if ((err = memory_make(launch, weights, basis)) < 0)
         return err;
+    copies_make(launch, kept_most);
     jobs_make(launch, basis);
     return memory_make(launch, weights, basis);
 }

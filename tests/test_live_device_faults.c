@@ -139,6 +139,39 @@ static void test_a_device_that_fails_leaves_every_byte_or_says_so(void **state)
     assert_true(counts.torn > 50 && counts.failed > counts.torn + 50);
 }
 
+/* They are there only to make swaps faster. */
+static void test_copies_that_fail_are_done_without(void **state)
+{
+    static const char *const names[] = {"cudaMemcpyAsync", "cudaMemcpy2DAsync", "cudaMalloc"};
+    const struct live_options options = {
+        .base = FIXTURES "/base/gpt2", .threads = 1, .kept_max = UINT64_MAX};
+    AUTO_CHOIR(choir);
+    AUTO_TWIN(twin);
+    unsigned without[3] = {0};
+
+    (void)state;
+    choir_open(&choir, FIXTURES "/base/gpt2", "gpt2", LAYOUT_PLAIN, true);
+    twin_make(&twin, &choir.memory, 1);
+    for (size_t i = 0; i < 3; i++) {
+        for (unsigned nth = 1, more = 1; more; nth++) {
+            AUTO_LIVE(live);
+            live = live_of_twin(&twin, &options);
+            unsigned made = emulated.calls(names[i]);
+            emulated.fail_call(names[i], nth, CUDA_ERROR_MEMORY);
+            int err = live_swap(NULL, live, &choir.adapters[4].snapshot);
+            emulated.fail_call(NULL, 0, 0);
+            more = emulated.calls(names[i]) - made >= nth;
+            if (err == 0)
+                assert_twin(&twin, &choir.adapters[4]);
+            without[i] += more && err == 0;
+            swap_to(&choir, &twin, live, 3);
+            must(live_detach(NULL, live));
+            assert_twin(&twin, &choir.base);
+        }
+    }
+    assert_true(without[0] + without[1] >= 8 && without[2] >= 8); /* one for each weight */
+}
+
 static void test_a_device_that_fails_in_sealing_is_an_error(void **state)
 {
     AUTO_CHOIR(choir);
@@ -366,6 +399,7 @@ int main(void)
 #define TEST(name) cmocka_unit_test_setup_teardown(name, twin_setup, twin_teardown)
     const struct CMUnitTest tests[] = {
         TEST(test_a_device_that_fails_leaves_every_byte_or_says_so),
+        TEST(test_copies_that_fail_are_done_without),
         TEST(test_a_device_that_fails_in_sealing_is_an_error),
         TEST(test_every_failed_allocation_leaves_every_byte),
         TEST(test_few_bases_are_kept),
