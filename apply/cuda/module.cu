@@ -16,7 +16,7 @@
 
 #include "format/limits.h"
 
-#define CPU_HINT "or compute on the processor (vera: --device cpu)"
+#define CPU_HINT "or compute on the processor (vera apply --device cpu)"
 
 /* merge_fast.cu proves it. */
 #define FAST_BOUND                                                                                 \
