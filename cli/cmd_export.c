@@ -191,8 +191,10 @@ static int lora_say(
     );
     int err = exporting_say_left(cli, exporting);
     if (!err && !is_gguf(arguments) && !arguments->drop && loaded->adapter.other_count)
-        cli_note("hint: PEFT loads its biases and whole modules; vLLM and SGLang refuse them, and "
-                 "--drop leaves them out");
+        cli_note(
+            "hint: PEFT loads its biases and whole modules; vLLM takes at most a classifier of "
+            "them, SGLang nothing, and --drop leaves them out"
+        );
     if (err || !cli->json)
         return err;
     cli_json_begin(&writer, &json);

@@ -36,6 +36,7 @@ REAL = [("llama/step-120", FIXTURES / "base/llama", LANGUAGE),
 SIZES = {"vocab_size": 256, "hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 2,
          "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 128,
          "tie_word_embeddings": False}
+ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 RANDOM = {"mistral": MistralConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}
 
 
@@ -97,23 +98,33 @@ def check_peft(where):
                 logits(kind, base, None), 1e-5)
 
 
-def make_random(kind, where):
-    """A small random model, and a VeRA adapter for it that changes much."""
+def make_base(base, settings):
     torch.manual_seed(7)
-    base, adapter = where / f"{kind}-base", where / f"{kind}-vera"
-    model = AutoModelForCausalLM.from_config(RANDOM[kind](**SIZES))
+    model = AutoModelForCausalLM.from_config(settings)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):
                 parameter.normal_(std=0.1)
     model.save_pretrained(base)
-    adapted = get_peft_model(model, VeraConfig(r=32, task_type="CAUSAL_LM", target_modules=[
-        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]))
+
+
+def make_adapter(adapter, base, targets):
+    """A VeRA adapter that changes much."""
+    torch.manual_seed(11)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    adapted = get_peft_model(model, VeraConfig(r=32, task_type="CAUSAL_LM", target_modules=targets))
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
             if "vera_lambda_b" in name:
                 parameter.normal_(std=0.5)
     adapted.save_pretrained(adapter)
+
+
+def make_random(kind, where):
+    """A small random model, and a VeRA adapter for it."""
+    base, adapter = where / f"{kind}-base", where / f"{kind}-vera"
+    make_base(base, RANDOM[kind](**SIZES))
+    make_adapter(adapter, base, ALL_LINEAR)
     return base, adapter
 
 
@@ -159,4 +170,5 @@ def main(what):
     sys.exit(claim.failed > 0)
 
 
-main(sys.argv[1])
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,8 +1,10 @@
 """Writes a model directory (config.json, safetensors in float32 or bfloat16) as a GGUF that llama.cpp loads, without
-its tokenizer: what check_llama_cpp.py lays adapters onto. Names, the order of rows and GPT-2's transposition as in
+its tokenizer: what check_exports.py and check_engines.py lay adapters onto. Names, the order of rows and GPT-2's transposition as in
 llama.cpp's conversion/ (llama.py, qwen.py, gpt2.py, bert.py), written down here a second time, independently of apply/.
 
-    .llama/bin/python gguf_model.py MODEL OUT.gguf
+    .llama/bin/python gguf_model.py MODEL OUT.gguf [bytes]
+
+With `bytes` the 256 tokens are the bytes, which is a tokenizer: llama.cpp's server does not start without one.
 """
 import json
 import re
@@ -79,7 +81,6 @@ def settings(writer, config, family):
     writer.add_head_count(get("num_attention_heads") or get("n_head"))
     writer.add_context_length(get("max_position_embeddings") or get("n_positions"))
     writer.add_vocab_size(config["vocab_size"])
-    writer.add_tokenizer_model("none")
     if family == "llama":
         writer.add_head_count_kv(config["num_key_value_heads"])
         writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
@@ -96,12 +97,22 @@ def settings(writer, config, family):
         writer.add_token_type_count(config["type_vocab_size"])
 
 
-def main(directory, out):
+def tokenizer(writer, is_bytes):
+    writer.add_tokenizer_model("llama" if is_bytes else "none")
+    if is_bytes:
+        writer.add_token_list([f"<0x{value:02X}>" for value in range(256)])
+        writer.add_token_scores([0.0] * 256)
+        writer.add_token_types([gguf.TokenType.BYTE] * 256)
+        writer.add_add_bos_token(False)
+
+
+def main(directory, out, *options):
     config = json.loads((Path(directory) / "config.json").read_text())
     kind = config["model_type"]
     family = kind if kind in ("gpt2", "bert") else "llama"
     writer = gguf.GGUFWriter(out, {"mistral": "llama"}.get(kind, kind))
     settings(writer, config, family)
+    tokenizer(writer, "bytes" in options)
     for name, values in tensors(directory):
         new = rename(family, name)
         if not new:

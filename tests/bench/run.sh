@@ -5,7 +5,7 @@ set -eu
 usage() {
     cat <<'USAGE'
 Usage: sh tests/bench/run.sh [--quick] [basis] [frames] [commit] [kernel] [apply] [model] [swap] [batch] [algebra]
-                              [diff] [pull] [scale] [check] [llama]
+                              [diff] [pull] [scale] [check] [llama] [engines]
 
   --quick   3 runs of each instead of 11: to see that it works, not to quote
 
@@ -29,9 +29,12 @@ Usage: sh tests/bench/run.sh [--quick] [basis] [frames] [commit] [kernel] [apply
             PEFT: swaps (and for contrast the drift of PEFT's merge and unmerge), loading, mixed batches; on a GPU, too,
             where torch finds one?
   llama     no benchmark: does llama.cpp, built from its source (9 minutes), compute it with a GGUF that it exports?
+  engines   no benchmark: do the servers of vLLM and SGLang (7 GB, on the processor) and of llama.cpp (10 minutes) load
+            what it exports and publishes, and give PEFT's probabilities?
 
-All but model, scale, check and llama where none is named. torch, PEFT and Transformers (6 GB) go into tests/bench/.venv, the base
-model and the scratch files into tests/bench/.data; what cannot be had is said, and the rest runs.
+All but model, scale, check, llama and engines where none is named. torch, PEFT and Transformers (6 GB) go into
+tests/bench/.venv, the base model and the scratch files into tests/bench/.data; what cannot be had is said, and the rest
+runs.
 USAGE
 }
 
@@ -42,7 +45,8 @@ while [ $# -gt 0 ]; do
     case $1 in
     --quick) runs=3 ;;
     -h | --help) usage && exit 0 ;;
-    basis | frames | commit | large | kernel | apply | model | swap | batch | algebra | diff | pull | scale | check | llama)
+    basis | frames | commit | large | kernel | apply | model | swap | batch | algebra | diff | pull | scale | check | llama | \
+        engines)
         benches="${benches:-} $1"
         ;;
     *) usage >&2 && exit 2 ;;
@@ -75,11 +79,16 @@ unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_OBJECT_DIRECTORY VERA_REPO VERA_C
 unset OPENBLAS_CORETYPE OPENBLAS_L2_SIZE VERA_CUDA_MODULE VERA_EMULATED
 export LC_ALL=C.UTF-8 HF_HUB_OFFLINE=1 PYTHONDONTWRITEBYTECODE=1
 
-if wanted basis || wanted apply || wanted batch || wanted model || wanted check || wanted llama; then
+if wanted basis || wanted apply || wanted batch || wanted model || wanted check || wanted llama || wanted engines; then
     sh "$here/setup.sh" torch || note "torch and PEFT cannot be had here: measuring without them"
 fi
 if wanted llama; then
     sh "$here/setup_llama.sh"
+fi
+if wanted engines; then
+    for engine in vllm sglang llama-server; do
+        sh "$here/setup_engines.sh" "$engine" || note "$engine cannot be had here"
+    done
 fi
 if wanted apply || wanted check || wanted llama; then
     sh "$here/fetch_minilm.sh" || note "the MiniLM model cannot be had here: no apply, no check"
@@ -92,7 +101,7 @@ python=python3
 [ ! -x "$here/.venv/bin/python" ] || python=$here/.venv/bin/python
 export BENCH_BUILD="$build" BENCH_RUNS="$runs"
 case $benches in
-" check" | " llama" | " check llama") ;;
+" check" | " llama" | " engines" | " check llama" | " check llama engines") ;;
 *) "$python" "$here/common.py" ;;
 esac
 for bench in $benches; do
@@ -110,6 +119,7 @@ for bench in $benches; do
         "$python" "$here/check_python.py"
         ;;
     llama) "$python" "$here/check_exports.py" llama ;;
+    engines) "$python" "$here/check_engines.py" ;;
     *) "$python" "$here/bench_$bench.py" ;;
     esac
 done
