@@ -148,7 +148,7 @@ def effects(adapter):
 def applied(where, name):
     """{module: (W, W')} of vera apply."""
     base, out = FIXTURES / "base" / FIXED[name], where / f"{FIXED[name]}-applied"
-    subprocess.run([VERA, "apply", FIXTURES / "adapter" / name, "--base", base, "--out", out], check=True,
+    subprocess.run([VERA, "apply", FIXTURES / "adapter" / name, "--base", base, "--out", out, "--force"], check=True,
                    capture_output=True)
 
     def weights(directory):

@@ -70,9 +70,9 @@ setup_sglang() {
     for site in .engines/sglang/lib/python3*/site-packages; do
         (cd .engines/vllm/lib/python3*/site-packages && pwd) >"$site/vllm.pth"
     done
+    .engines/sglang/bin/pip install $pip_options ipython >&2
     .engines/sglang/bin/pip install $pip_options --no-deps "sglang==$SGLANG" orjson zstandard gguf \
         apache-tvm-ffi==0.1.11 torchvision==0.28.0 xxhash soundfile >&2
-    .engines/sglang/bin/pip install $pip_options ipython >&2
     .engines/sglang/bin/python -c 'import sglang.srt.entrypoints.http_server' >/dev/null 2>&1 ||
         die "SGLang does not start"
 }
@@ -91,8 +91,8 @@ setup_llama_server() {
     cmake -S .engines/llama/llama_cpp_python-*/vendor/llama.cpp -B .engines/llama/build -DCMAKE_BUILD_TYPE=Release \
         -DCMAKE_C_FLAGS_RELEASE=-O1 -DCMAKE_CXX_FLAGS_RELEASE=-O1 -DBUILD_SHARED_LIBS=OFF -DLLAMA_BUILD_TESTS=OFF \
         -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF \
-        -DLLAMA_OPENSSL=OFF -DGGML_OPENMP=OFF >.engines/llama/log
-    cmake --build .engines/llama/build --target llama-server -j2 >>.engines/llama/log 2>&1 ||
+        -DLLAMA_OPENSSL=OFF -DGGML_OPENMP=OFF >.engines/llama/log 2>&1 &&
+        cmake --build .engines/llama/build --target llama-server -j2 >>.engines/llama/log 2>&1 ||
         die "llama-server was not built: tests/bench/.engines/llama/log"
     cp .engines/llama/build/bin/llama-server .engines/llama-server
     rm -rf .engines/llama/build .engines/llama/llama_cpp_python-*
