@@ -36,7 +36,7 @@ while [ $# -gt 0 ]; do
 done
 
 if [ "$sanitize" = thread ] && [ $# = 0 ]; then
-    set -- crew live_threads registry registry_queue cli-swap
+    set -- crew live_device live_threads registry registry_queue cli-swap
 fi
 sh "$top/docs/install.sh" build
 if [ $# = 0 ]; then
