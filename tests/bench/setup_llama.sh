@@ -1,5 +1,5 @@
 #!/bin/sh
-# llama.cpp for tests/bench/check_llama_cpp.py, in an environment of its own, tests/bench/.llama: PyPI's
+# llama.cpp for tests/bench/check_exports.py, in an environment of its own, tests/bench/.llama: PyPI's
 # llama-cpp-python built from its source distribution (9 minutes on two cores), and the gguf package.
 # Does nothing where they are there.
 set -eu
