@@ -33,8 +33,10 @@ static int module_find(char **out)
     int err;
 
     /* The loader takes a name without a slash for one of the system's. */
+    if (named && named[0] && named[0] != '/')
+        return path_join(out, ".", named);
     if (named && named[0])
-        return path_join(out, strchr(named, '/') ? "" : ".", named);
+        return (*out = bytes_dup(text_bytes(named))) ? 0 : error_wrap(E_NOMEM, MODULE_VARIABLE);
     if ((err = program_directory(&beside)) < 0 || (err = path_join(&path, beside, MODULE_NAME)) < 0)
         return err;
     if (!path_exists(path)) {

@@ -519,8 +519,9 @@ static void test_a_device_that_is_missing_is_named(void **state)
     } cases[] = {
         {CUDA_MODULE, 0, "there is a driver, and no device"},
         {CUDA_MODULE, -1, "there is no driver"},
-        {"/nowhere/vera_cuda.so", 1, "/nowhere/vera_cuda.so is not there"},
+        {"/nowhere/vera_cuda.so", 1, "module /nowhere/vera_cuda.so is not there"},
         {"vera_cuda.so", 1, "./vera_cuda.so is not there"},
+        {"build/vera_cuda.so", 1, "./build/vera_cuda.so is not there"},
         {OTHER_ABI_MODULE, 1, "is of another version of vera"},
     };
 
