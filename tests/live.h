@@ -402,4 +402,34 @@ static inline void write_changed(const char *from, const char *to, const char *t
     must(file_write(path, buf_bytes(&file)));
 }
 
+/* q, k and v of layer 1 as rows of one matrix (as vLLM has them), or its columns (as [in, out]). */
+static inline void choir_fuse(struct choir *choir, bool by_columns)
+{
+    static const char *const names[] = {"q_proj", "k_proj", "v_proj"};
+    struct memory *memory = &choir->memory;
+    struct memory_tensor *parts[3] = {0};
+    uint64_t at = 0, all = 0;
+
+    for (size_t i = 0; i < memory->count; i++) {
+        for (size_t k = 0; k < 3; k++) {
+            if (strstr(memory->tensors[i].name, "layers.1.") &&
+                strstr(memory->tensors[i].name, names[k]))
+                parts[k] = &memory->tensors[i];
+        }
+    }
+    for (size_t k = 0; k < 3; k++)
+        all += parts[k]->rows;
+    size_t element = parts[0]->element;
+    uint64_t in = parts[0]->columns;
+    uint8_t *fused = memory_block(memory, (size_t)(all * in) * element);
+    for (size_t k = 0; k < 3; k++) {
+        struct memory_part *part = &parts[k]->parts[0];
+        part->row_stride = by_columns ? element : (size_t)in * element;
+        part->column_stride = by_columns ? (size_t)all * element : element;
+        part->data = fused + (by_columns ? at * element : at * in * element);
+        at += parts[k]->rows;
+        tensor_fill(parts[k], choir->base.tensors[parts[k] - memory->tensors].data);
+    }
+}
+
 #endif

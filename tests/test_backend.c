@@ -11,7 +11,6 @@
 
 #include <cmocka.h>
 
-#include <dlfcn.h>
 #include <fcntl.h>
 #include <fenv.h>
 
@@ -20,47 +19,12 @@
 #endif
 
 #include "tests/adapters.h"
-#include "tests/cuda/emulated.h"
+#include "tests/emulated_device.h"
 
-#define CUDA_ERROR_MEMORY  2   /* cudaErrorMemoryAllocation */
-#define CUDA_ERROR_ADDRESS 700 /* cudaErrorIllegalAddress */
-
-/* What a test asks of the device, found in the loaded module. */
-static struct {
-    void (*fail_call)(const char *call, unsigned nth, int error);
-    unsigned (*calls)(const char *call);
-    void (*memory)(size_t bytes);
-    void (*devices)(int count);
-    void (*order)(unsigned order);
-    unsigned (*leaks)(void);
-    unsigned (*pageable_copies)(void);
-    size_t (*memory_peak)(void);
-    void (*reset)(void);
-} emulated;
-
-static bool find(void *out, void *module, const char *name)
+static int device_load(void **state)
 {
-    void *symbol = dlsym(module, name);
-
-    memcpy(out, &symbol, sizeof(symbol));
-    return symbol != NULL;
-}
-
-static int emulated_load(void **state)
-{
-    void *module = dlopen(CUDA_MODULE, RTLD_NOW | RTLD_LOCAL);
-
     (void)state;
-    bool found = module && find(&emulated.fail_call, module, "emulated_fail") &&
-                 find(&emulated.calls, module, "emulated_calls") &&
-                 find(&emulated.memory, module, "emulated_memory") &&
-                 find(&emulated.devices, module, "emulated_devices") &&
-                 find(&emulated.order, module, "emulated_order") &&
-                 find(&emulated.leaks, module, "emulated_leaks") &&
-                 find(&emulated.pageable_copies, module, "emulated_pageable_copies") &&
-                 find(&emulated.memory_peak, module, "emulated_memory_peak") &&
-                 find(&emulated.reset, module, "emulated_reset");
-    return found ? 0 : -1;
+    return emulated_load(CUDA_MODULE);
 }
 
 static int setup(void **state)
@@ -553,5 +517,5 @@ int main(void)
         BACKEND_TEST(test_auto_takes_what_there_is),
         BACKEND_TEST(test_a_device_that_is_missing_is_named),
     };
-    return cmocka_run_group_tests(tests, emulated_load, NULL);
+    return cmocka_run_group_tests(tests, device_load, NULL);
 }

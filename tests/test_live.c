@@ -136,38 +136,15 @@ static void test_names_may_have_a_component_less_in_memory_or_in_the_base(void *
     assert_memory(&bert.memory, &bert.base);
 }
 
-/* Fused: rows of one matrix (qkv as vLLM has it), or columns of one (as [in, out]). */
 static void fused_case(const char *base, const char *folders, bool by_columns)
 {
-    static const char *const names[] = {"q_proj", "k_proj", "v_proj"};
     const struct live_options options = {.threads = 2};
     AUTO_CHOIR(choir);
     AUTO_LIVE(live);
-    uint64_t at = 0, all = 0;
 
     choir_open(&choir, base, folders, LAYOUT_PLAIN, false);
     must(live_new(&live, &options));
-    struct memory_tensor *parts[3];
-    for (size_t i = 0; i < choir.memory.count; i++) {
-        for (size_t k = 0; k < 3; k++) {
-            if (strstr(choir.memory.tensors[i].name, "layers.1.") &&
-                strstr(choir.memory.tensors[i].name, names[k]))
-                parts[k] = &choir.memory.tensors[i];
-        }
-    }
-    for (size_t k = 0; k < 3; k++)
-        all += parts[k]->rows;
-    size_t element = parts[0]->element;
-    uint64_t in = parts[0]->columns;
-    uint8_t *fused = memory_block(&choir.memory, (size_t)(all * in) * element);
-    for (size_t k = 0; k < 3; k++) {
-        struct memory_part *part = &parts[k]->parts[0];
-        part->row_stride = by_columns ? element : (size_t)in * element;
-        part->column_stride = by_columns ? (size_t)all * element : element;
-        part->data = fused + (by_columns ? at * element : at * in * element);
-        at += parts[k]->rows;
-        tensor_fill(parts[k], choir.base.tensors[parts[k] - choir.memory.tensors].data);
-    }
+    choir_fuse(&choir, by_columns);
     memory_register(live, &choir.memory);
     must(live_seal(live));
     swap_at_random(&choir, live, 30);

@@ -63,35 +63,13 @@ static void test_random_swaps_never_drift(void **state)
 /* A fused matrix' rows (qkv as vLLM has it), or columns (as [in, out]), are one block. */
 static void fused_case(const char *base, const char *folders, bool by_columns)
 {
-    static const char *const names[] = {"q_proj", "k_proj", "v_proj"};
     const struct live_options options = {.threads = 1};
     AUTO_CHOIR(choir);
     AUTO_TWIN(twin);
     AUTO_LIVE(live);
-    uint64_t at = 0, all = 0;
 
     choir_open(&choir, base, folders, LAYOUT_PLAIN, false);
-    struct memory_tensor *parts[3];
-    for (size_t i = 0; i < choir.memory.count; i++) {
-        for (size_t k = 0; k < 3; k++) {
-            if (strstr(choir.memory.tensors[i].name, "layers.1.") &&
-                strstr(choir.memory.tensors[i].name, names[k]))
-                parts[k] = &choir.memory.tensors[i];
-        }
-    }
-    for (size_t k = 0; k < 3; k++)
-        all += parts[k]->rows;
-    size_t element = parts[0]->element;
-    uint64_t in = parts[0]->columns;
-    uint8_t *fused = memory_block(&choir.memory, (size_t)(all * in) * element);
-    for (size_t k = 0; k < 3; k++) {
-        struct memory_part *part = &parts[k]->parts[0];
-        part->row_stride = by_columns ? element : (size_t)in * element;
-        part->column_stride = by_columns ? (size_t)all * element : element;
-        part->data = fused + (by_columns ? at * element : at * in * element);
-        at += parts[k]->rows;
-        tensor_fill(parts[k], choir.base.tensors[parts[k] - choir.memory.tensors].data);
-    }
+    choir_fuse(&choir, by_columns);
     for (size_t i = 0; i + 1 < choir.memory.block_count; i++)
         memset(choir.memory.blocks[i], 0xa5, choir.memory.block_bytes[i]); /* of no more use */
     for (size_t i = 0; i < choir.memory.count; i++)
